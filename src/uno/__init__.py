@@ -1,0 +1,1 @@
+"""uno: a platform for event-driven services."""
