@@ -1,0 +1,130 @@
+#!lua
+-- add: capture letters, each once by its capture key.
+--
+-- KEYS  1 letters     stream  dlq:{<queue>:<i>.<k>}:letters   group `workers`
+--       2 meta        hash    dlq:{<queue>:<i>.<k>}:meta
+--       3 dedupe_a    hash    dlq:{<queue>:<i>.<k>}:dedupe_a  capture key → id, one generation
+--       4 dedupe_b    hash    dlq:{<queue>:<i>.<k>}:dedupe_b  capture key → id, the other
+--       5 groups      hash    dlq:{<queue>:<i>.<k>}:groups
+--       6 group_info  hash    dlq:{<queue>:<i>.<k>}:group_info
+-- ARGV  1 protocol int;  2 epoch int;  3 clock µs, or empty: the server's time
+--       4 limit int: letters the shard may hold, 0 for any number
+--       5 window int: ms that a capture key is remembered, 0 for not at all
+--       6… letters  capture key text, delay int ms, then the values of the wire format's fields in their
+--                   order, without `v` and `not_before` (16): 18 arguments a letter
+-- GIVES for each letter its id (the first one's, when the capture key is known), or FULL
+-- FAILS UPGRADE, LAYOUT; OOM from the server, before anything is written
+-- COST  O(n): n letters
+-- The first write is an XADD: on Redis 6.2 only that makes a full server refuse the script.
+
+local letters, meta, dedupe_a, dedupe_b, groups, group_info =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local limit, window = tonumber(ARGV[4]), tonumber(ARGV[5])
+local FIRST, WIDTH = 6, 18
+-- include lib/guard.lua
+-- include lib/rows.lua
+-- include lib/clock.lua
+-- include lib/totals.lua
+-- include lib/error_groups.lua
+
+for at = FIRST, #ARGV, WIDTH do
+  if not string.match(ARGV[at + 1], '^%d+$') then
+    return redis.error_reply('ERR add: a delay is ' .. ARGV[at + 1] .. ', not a number of ms')
+  end
+end
+
+local fresh_shard = redis.call('HEXISTS', meta, 'mark') == 0 and redis.call('EXISTS', letters) == 0
+
+-- Two generations of one hash: the younger takes the new keys until it is a window old, then the roles change.
+local turn = redis.call('HMGET', meta, 'dedupe_young', 'dedupe_since')
+local young, old = dedupe_a, dedupe_b
+if turn[1] == 'b' then
+  young, old = dedupe_b, dedupe_a
+end
+local since = tonumber(turn[2]) or now_ms
+local age = now_ms - since
+local remembered = {}
+
+local function recall(generation, keys)
+  for i, id in ipairs(redis.call('HMGET', generation, unpack(keys))) do
+    remembered[keys[i]] = remembered[keys[i]] or id
+  end
+end
+
+if window > 0 and #ARGV >= FIRST then
+  local keys = {}
+  for at = FIRST, #ARGV, WIDTH do
+    keys[#keys + 1] = ARGV[at]
+  end
+  if age < 2 * window then
+    recall(young, keys)
+  end
+  if age < window then
+    recall(old, keys)
+  end
+end
+
+-- Numbers are printed once a batch, not once a letter.
+local now_text, due_texts = int(now_ms), {}
+local function due_after(delay)
+  due_texts[delay] = due_texts[delay] or int(now_ms + tonumber(delay))
+  return due_texts[delay]
+end
+
+local room = limit > 0 and limit - redis.call('XLEN', letters) or math.huge
+local ids, new_keys, tally, samples, added, repeated = {}, {}, {}, {}, 0, 0
+for at = FIRST, #ARGV, WIDTH do
+  local key = ARGV[at]
+  local id = window > 0 and remembered[key]
+  if id then
+    repeated = repeated + 1
+  elseif added >= room then
+    id = 'FULL'
+  else
+    local failed_at = ARGV[at + 10] ~= '' and ARGV[at + 10] or now_text
+    id = redis.call('XADD', letters, '*', 'v', '1', 'event_id', ARGV[at + 2], 'type', ARGV[at + 3],
+      'subscription', ARGV[at + 4], 'reason', ARGV[at + 5], 'error_type', ARGV[at + 6], 'error', ARGV[at + 7],
+      'traceback', ARGV[at + 8], 'fingerprint', ARGV[at + 9], 'failed_at', failed_at,
+      'attempts', ARGV[at + 11], 'not_before', due_after(ARGV[at + 1]),
+      'ordering_key', ARGV[at + 12], 'dedupe_key', ARGV[at + 13], 'content_type', ARGV[at + 14],
+      'encoding', ARGV[at + 15], 'payload', ARGV[at + 16], 'headers', ARGV[at + 17])
+    added = added + 1
+    remembered[key] = id
+    new_keys[#new_keys + 1] = key
+    new_keys[#new_keys + 1] = id
+    local fingerprint = ARGV[at + 9]
+    if fingerprint ~= '' then
+      tally[fingerprint] = (tally[fingerprint] or 0) + 1
+      samples[fingerprint] = samples[fingerprint] or id
+    end
+  end
+  ids[#ids + 1] = id
+end
+if added == 0 then
+  count('repeated', repeated)
+  return ids
+end
+
+-- The capture keys directly after the letters: were one lost, a repeat would be captured twice.
+if window > 0 then
+  if age >= window then
+    redis.call('UNLINK', old)
+    if age >= 2 * window then
+      redis.call('UNLINK', young)
+    end
+    young = old
+    -- The new generation begins where the last one's window ended: so none is remembered for a third window.
+    since = age < 2 * window and since + window or now_ms
+  end
+  if not turn[2] or age >= window then
+    redis.call('HSET', meta, 'dedupe_young', young == dedupe_a and 'a' or 'b', 'dedupe_since', int(since))
+  end
+  redis.call('HSET', young, unpack(new_keys))
+end
+if fresh_shard then
+  redis.call('HSET', meta, 'format', '1', 'protocol', ARGV[1], 'epoch', ARGV[2], 'mark', '0-0')
+end
+count('captured', added)
+count('repeated', repeated)
+enter_groups(tally, samples, now_ms)
+return ids

@@ -1,0 +1,1 @@
+"""All that knows Redis and Lua: keys and tags, scripts, shards, connections, the embedded server."""

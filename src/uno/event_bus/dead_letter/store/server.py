@@ -1,0 +1,73 @@
+"""What kind of server it is, and whether letters are safe on it."""
+
+import logging
+import re
+from dataclasses import dataclass
+
+from redis.exceptions import RedisError, ResponseError
+
+from uno.event_bus.dead_letter.errors import ConfigError, StoreUnavailable
+from uno.event_bus.dead_letter.store.connect import describe
+from uno.event_bus.dead_letter.store.node import Node
+
+__all__ = ["ServerFacts", "check_server", "read_facts"]
+
+logger = logging.getLogger(__name__)
+
+FLOOR = (6, 2)
+SAFE_POLICY = "noeviction"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What INFO tells; empty texts and zeros where the server hides it."""
+
+    name: str
+    """``redis`` or ``valkey``."""
+    version: str
+    eviction_policy: str
+    used_memory: int
+    maxmemory: int
+
+    @property
+    def may_evict(self) -> bool:
+        """Whether the server deletes keys when its memory is full: whole streams of letters, then."""
+        return self.eviction_policy not in ("", SAFE_POLICY)
+
+
+async def read_facts(node: Node) -> ServerFacts:
+    """Return what INFO tells of a server; nothing when the user may not ask for it."""
+    try:
+        text = b"\n".join([await node.send("INFO", "server"), await node.send("INFO", "memory")]).decode()
+    except ResponseError:
+        text = ""
+    except (RedisError, OSError) as error:
+        raise StoreUnavailable(f"{describe(error)} at {node.target.address}", certain=True) from error
+    found = dict(re.findall(r"^(\w+):(.*?)\r?$", text, re.MULTILINE))
+    return ServerFacts(
+        found.get("server_name", "redis"),
+        found.get("valkey_version") or found.get("redis_version", ""),
+        found.get("maxmemory_policy", ""),
+        int(found.get("used_memory", 0)),
+        int(found.get("maxmemory", 0)),
+    )
+
+
+async def check_server(node: Node, *, strict: bool) -> ServerFacts:
+    """Look at a server before use: a policy that evicts is an error line, with `strict` a `ConfigError`.
+
+    Raises `ConfigError` also for a server older than 6.2, which lacks the commands that the scripts use.
+    """
+    facts = await read_facts(node)
+    numbers = tuple(int(part) for part in facts.version.split(".")[:2] if part.isdigit())
+    if numbers and numbers < FLOOR:
+        raise ConfigError(f"{facts.name} at {node.target.address} is {facts.version}; allowed is 6.2 and later")
+    if facts.may_evict:
+        line = (
+            f"{facts.name} at {node.target.address} has maxmemory-policy {facts.eviction_policy}, which deletes "
+            f"whole streams of letters when memory is full; set it to {SAFE_POLICY}"
+        )
+        if strict:
+            raise ConfigError(f"{line} (refused because DLQ_STRICT=true)")
+        logger.error("%s", line)
+    return facts

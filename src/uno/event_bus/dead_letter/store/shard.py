@@ -1,0 +1,355 @@
+"""One shard: the typed face of the scripts that change it.
+
+A letter's id is ``<shard>-<ms>-<seq>``; below this module only the stream id, its last two parts, is known.
+Times go down as durations and come up in ms of the server's clock.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from time import monotonic
+from typing import Any, Final, NamedTuple
+
+from uno.event_bus.dead_letter.errors import LayoutMismatch
+from uno.event_bus.dead_letter.letter import Counters, Lease, Letter, LetterState, NewLetter, Verb
+from uno.event_bus.dead_letter.store.layout import shard_key, shard_tag
+from uno.event_bus.dead_letter.store.node import LONGEST_BLOCK_S, Lane, Node, Refused, Word
+from uno.event_bus.dead_letter.store.scripts import PROTOCOL, script
+
+__all__ = [
+    "Answer",
+    "Extended",
+    "Layout",
+    "Outcome",
+    "Reclaimed",
+    "Repaired",
+    "Seen",
+    "Shard",
+    "Taken",
+    "Verdict",
+]
+
+LARGEST_BATCH: Final = 1000
+"""Letters that one call may name: Lua's `unpack` and the length of a script bound it."""
+
+
+class Verdict(StrEnum):
+    """What `settle` says of an outcome."""
+
+    OK = "OK"
+    LOST = "LOST"
+    """The lease is another's, or over: nothing changed."""
+    GONE = "GONE"
+    """No such letter: nothing changed."""
+
+
+_VERDICTS: Final = {verdict.value.encode(): verdict for verdict in Verdict}
+
+
+class Answer(StrEnum):
+    """What an operator's verb says of a letter."""
+
+    OK = "OK"
+    CHANGED = "CHANGED"
+    """It is not as the caller saw it."""
+    LEASED = "LEASED"
+    """A worker has it."""
+    AHEAD = "AHEAD"
+    """The intake has not come to it: call again."""
+    GONE = "GONE"
+
+
+class Outcome(NamedTuple):
+    """The end of one lease."""
+
+    letter_id: str
+    token: int
+    verb: Verb
+    delay_ms: int = 0
+    """For `retry` and `release`."""
+    failed: bool = False
+    """The handler ran and failed: counts against `max_retries`."""
+    reason: str = ""
+    history: bytes = b""
+    """Replaces the letter's history; empty: it stays as it is."""
+    fingerprint: str = ""
+    """Of the letter, so that its error group is counted down."""
+
+
+class Seen(NamedTuple):
+    """A letter as an operator saw it."""
+
+    letter_id: str
+    state: LetterState
+    since_ms: int
+
+
+@dataclass(slots=True)
+class Layout:
+    """The queue's layout record."""
+
+    format: int
+    shards: int
+    home_shards: int
+    lease_ms: int
+    epoch: int
+
+
+@dataclass(slots=True)
+class Taken:
+    """The reply of `take`."""
+
+    letters: list[Letter]
+    now_ms: int
+    mark: bytes
+    """Stream id up to which letters were taken in."""
+    more: bool
+    """More are due or new: take again at once."""
+    next_due_ms: int | None
+    suspect_due_ms: int | None
+    """Due time of the suspect that has waited longest."""
+    remade: bool
+    """The consumer group was missing: `repair` should run at once."""
+    suspect: bool
+    """The one letter must run alone."""
+
+
+class Extended(NamedTuple):
+    """The reply of `extend`."""
+
+    lost: list[str]
+    forgotten: list[tuple[str, int]]
+    """Id and token of leases of this consumer that the caller did not name."""
+
+
+class Reclaimed(NamedTuple):
+    """The reply of `reclaim`; the cursor is ``0-0`` when the walk is at its end."""
+
+    cursor: bytes
+    suspects: list[str]
+    parked: list[str]
+
+
+@dataclass(slots=True)
+class Repaired:
+    """The reply of `repair`; the cursor is empty when the walk is at its end."""
+
+    cursor: bytes
+    orphaned: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+    rows_removed: int = 0
+
+
+def _optional_int(value: bytes) -> int | None:
+    return int(float(value)) if value else None
+
+
+def counters_of(row: Sequence[Any]) -> Counters:
+    """Return the counters that a script answered; none were kept when the row is empty."""
+    if not row:
+        return Counters()
+    failures, crashes, releases, redrives, failures_then, crashes_then, reason = row
+    return Counters(
+        failures, crashes, releases, redrives, failures_then, crashes_then, reason.decode("utf-8", "replace")
+    )
+
+
+class Shard:
+    """A slice of the queue: its keys share one hash slot, so each method is one atomic script.
+
+    Every method raises `StoreUnavailable` when Redis does not answer, and `LayoutMismatch` when the shard knows
+    a later protocol or layout than this process.
+    """
+
+    def __init__(self, queue: str, index: int, node: Node, layout: Layout, *, now_us: int | None = None) -> None:
+        self.queue = queue
+        self.index = index
+        self.tag = shard_tag(queue, index)
+        self.node = node
+        self.layout = layout
+        self.now_us = now_us
+        """Time passed to the scripts, for tests; None: the server's."""
+        self._prefix = f"{index}-"
+
+    def __repr__(self) -> str:
+        return f"Shard({self.tag})"
+
+    def key(self, name: str) -> str:
+        """Return the shard's key of this name."""
+        return shard_key(self.queue, self.index, name)
+
+    def letter_id(self, stream_id: bytes) -> str:
+        """Return the letter's id of a stream id."""
+        return self._prefix + stream_id.decode()
+
+    @staticmethod
+    def stream_id(letter_id: str) -> str:
+        """Return the stream id of a letter's id."""
+        return letter_id.partition("-")[2]
+
+    async def call(self, name: str, args: Iterable[Word], *, repeat: bool = True, lane: Lane = "commands") -> Any:
+        """Run a script on this shard with protocol, epoch and time before its arguments."""
+        verb = script(name)
+        common: tuple[Word, ...] = (PROTOCOL, self.layout.epoch, "" if self.now_us is None else self.now_us)
+        try:
+            return await self.node.call(
+                verb, [self.key(key) for key in verb.keys], (*common, *args), lane=lane, repeat=repeat, queue=self.queue
+            )
+        except Refused as refused:
+            if refused.code == "UPGRADE":
+                raise LayoutMismatch(
+                    self.queue, "script protocol", PROTOCOL, refused.known, "upgrade this process"
+                ) from None
+            raise LayoutMismatch(
+                self.queue, "layout epoch", self.layout.epoch, refused.known, "restart this process"
+            ) from None
+
+    async def add(self, letters: Sequence[NewLetter], *, limit: int = 0, window_ms: int = 600_000) -> list[str | None]:
+        """Capture letters; return their ids, None for each that found the shard full.
+
+        `limit` is the number of letters the shard may hold (0: any); a capture key is remembered for
+        `window_ms` (0: not at all). A repeat answers the first id. Raises `QueueFull` when the server is out of
+        memory.
+        """
+        args: list[Word] = [limit, window_ms]
+        for new in letters:
+            args += (
+                new.capture_key,
+                new.delay_ms,
+                new.event_id,
+                new.type,
+                new.subscription,
+                new.reason,
+                new.error_type,
+                new.error,
+                new.traceback,
+                new.fingerprint,
+                "" if new.failed_at_ms is None else new.failed_at_ms,
+                new.attempts,
+                new.ordering_key,
+                new.dedupe_key,
+                new.content_type,
+                new.encoding,
+                new.payload,
+                new.headers,
+            )
+        reply = await self.call("add", args, repeat=window_ms > 0)
+        return [None if id == b"FULL" else self.letter_id(id) for id in reply]
+
+    async def take(self, consumer: str, count: int, *, alone: bool = False, ids: Sequence[str] = ()) -> Taken:
+        """Lease at most `count` letters: due and new ones, or those named (scheduled or parked, due or not).
+
+        `alone` says that the caller holds nothing: a due suspect then comes first, by itself.
+        """
+        asked_at = monotonic()
+        args: list[Word] = [consumer, count, int(alone), *map(self.stream_id, ids)]
+        reply = await self.call("take", args, repeat=False)
+        token, now_ms, mark, more, next_due, suspect_due, remade, suspect, new, retried = reply
+        drawn, expires_at = int(token), asked_at + self.layout.lease_ms / 1000
+        letters = [
+            Letter(
+                self.letter_id(row[0]),
+                row[1],
+                state=LetterState.LEASED,
+                lease=Lease(consumer, drawn, expires_at),
+            )
+            for row in new
+        ]
+        letters += [
+            Letter(
+                self.letter_id(row[0]),
+                row[1],
+                state=LetterState.LEASED,
+                counters=counters_of(row[2]),
+                packed_history=row[3],
+                lease=Lease(consumer, drawn, expires_at),
+            )
+            for row in retried
+        ]
+        return Taken(
+            letters,
+            int(now_ms),
+            mark,
+            bool(more),
+            _optional_int(next_due),
+            _optional_int(suspect_due),
+            bool(remade),
+            bool(suspect),
+        )
+
+    async def settle(self, consumer: str, outcomes: Sequence[Outcome]) -> list[Verdict]:
+        """End leases; a lease that is not the caller's any more changes nothing. Safe to repeat."""
+        args: list[Word] = [consumer]
+        for outcome in outcomes:
+            args += (
+                self.stream_id(outcome.letter_id),
+                outcome.token,
+                outcome.verb,
+                outcome.delay_ms,
+                int(outcome.failed),
+                outcome.reason,
+                outcome.history,
+                outcome.fingerprint,
+            )
+        reply = await self.call("settle", args)
+        return [_VERDICTS[verdict] for verdict in reply]
+
+    async def extend(self, consumer: str, leases: Sequence[tuple[str, int]]) -> Extended:
+        """Keep the leases (letter id, token) that are still the caller's, and learn which are not."""
+        args: list[Word] = [consumer]
+        for letter_id, token in leases:
+            args += (self.stream_id(letter_id), token)
+        lost, forgotten = await self.call("extend", args, lane="heartbeats")
+        return Extended(
+            [self.letter_id(id) for id in lost],
+            [(self.letter_id(forgotten[i]), int(forgotten[i + 1])) for i in range(0, len(forgotten), 2)],
+        )
+
+    async def reclaim(self, cursor: bytes = b"0-0", *, lease_ms: int, max_crashes: int) -> Reclaimed:
+        """Take letters back from leases older than `lease_ms`; none is leased anew."""
+        reply = await self.call("reclaim", [cursor, lease_ms, max_crashes])
+        return Reclaimed(reply[0], list(map(self.letter_id, reply[1])), list(map(self.letter_id, reply[2])))
+
+    async def repair(self, cursor: bytes = b"", *, idle_ms: int = 3_600_000) -> Repaired:
+        """Mend a bounded part of the shard: letters in no place or in two, rows without a letter."""
+        reply = await self.call("repair", [cursor, idle_ms])
+        return Repaired(
+            reply[0], list(map(self.letter_id, reply[1])), list(map(self.letter_id, reply[2])), int(reply[3])
+        )
+
+    async def expire(self, retention_ms: int) -> list[str]:
+        """Remove letters parked for longer than `retention_ms`, at most 100 a call; return their ids."""
+        return [self.letter_id(id) for id in await self.call("expire", [retention_ms])]
+
+    async def reschedule(self, letters: Sequence[Seen], *, delay_ms: int = 0) -> list[Answer]:
+        """Send letters back to the workers; from parked it is a redrive, with a new budget of retries."""
+        return await self._operate("reschedule", delay_ms, letters)
+
+    async def park(self, letters: Sequence[Seen], *, reason: str) -> list[Answer]:
+        """Stop the retries of letters."""
+        return await self._operate("park", reason, letters)
+
+    async def hold(self, letters: Sequence[Seen], *, why: str = "") -> list[Answer]:
+        """Keep letters back until they are rescheduled."""
+        return await self._operate("hold", why, letters)
+
+    async def discard(self, letters: Sequence[Seen], *, why: str) -> list[Answer]:
+        """Remove letters for good."""
+        return await self._operate("discard", why, letters)
+
+    async def _operate(self, name: str, value: Word, letters: Sequence[Seen]) -> list[Answer]:
+        args: list[Word] = [value]
+        for seen in letters:
+            args += (self.stream_id(seen.letter_id), seen.state, seen.since_ms)
+        # Not repeated after an unknown outcome: the verb would answer CHANGED for its own change.
+        return [Answer(answer.decode()) for answer in await self.call(name, args, repeat=False)]
+
+    async def wait(self, after: bytes, timeout_s: float) -> None:
+        """Return when the stream has an entry past the id `after`, or after `timeout_s` (at most 2 s).
+
+        Nothing is consumed, and a letter that came before the call ends it at once: no wake-up is missed.
+        """
+        block_ms = max(1, int(min(timeout_s, LONGEST_BLOCK_S) * 1000))
+        await self.node.send(
+            "XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", self.key("letters"), after, lane="reads"
+        )

@@ -1,0 +1,83 @@
+"""What every test may ask for: a real server, its URL, a node, a fresh shard, and the check that it stays whole."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.support import binaries
+from tests.support.clean import assert_clean
+from tests.support.servers import Server
+from uno.event_bus.dead_letter.store.connect import target_of
+from uno.event_bus.dead_letter.store.layout import FORMAT
+from uno.event_bus.dead_letter.store.node import Node
+from uno.event_bus.dead_letter.store.shard import Layout, Shard
+
+NOW_MS = 1_800_000_000_000
+"""The time that scripts are told, where a test passes one in."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "unclean(why): the test leaves its `shard` broken on purpose")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> Any:
+    """Async tests run on asyncio; `tests.support.loops.BOTH_LOOPS` runs one on uvloop, too."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def running_server() -> Iterator[Callable[[str], Server]]:
+    """Servers of this test process by name: each is started when it is first asked for, and lives to the end."""
+    servers: dict[str, Server] = {}
+    with ExitStack() as stack:
+
+        def running(name: str) -> Server:
+            if name not in servers:
+                servers[name] = stack.enter_context(Server(name))
+            return servers[name]
+
+        yield running
+
+
+@pytest.fixture(params=binaries.chosen())
+def server(request: pytest.FixtureRequest, running_server: Callable[[str], Server]) -> Iterator[Server]:
+    """An empty server; the test runs once on each that `DLQ_TEST_SERVERS` asks for."""
+    found = running_server(request.param)
+    found.clean()
+    yield found
+    found.clean()
+
+
+@pytest.fixture
+def redis_url(server: Server) -> str:
+    """URL of an empty server, ``unix:///…``."""
+    return server.url
+
+
+@pytest.fixture
+async def node(redis_url: str) -> AsyncIterator[Node]:
+    """The engine's connections to the server."""
+    async with Node(target_of(redis_url), timeout_s=5.0, client_name="uno-test") as node:
+        yield node
+
+
+@pytest.fixture
+def new_shard(node: Node) -> Callable[..., Shard]:
+    """Make a shard: ``new_shard(index, queue=…, now_us=…)``; without a time it has the server's."""
+
+    def make(index: int = 0, *, queue: str = "default", shards: int = 1, now_us: int | None = None) -> Shard:
+        return Shard(queue, index, node, Layout(FORMAT, shards, shards, 30_000, 1), now_us=now_us)
+
+    return make
+
+
+@pytest.fixture
+async def shard(request: pytest.FixtureRequest, new_shard: Callable[..., Shard]) -> AsyncIterator[Shard]:
+    """An empty shard that is told the time (`now_us`, which the test moves); at the end it must be clean."""
+    shard = new_shard(now_us=NOW_MS * 1000)
+    yield shard
+    if request.node.get_closest_marker("unclean") is None:
+        await assert_clean(shard)
