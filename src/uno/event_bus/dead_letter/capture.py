@@ -1,0 +1,180 @@
+"""Capture: from an event and its failure to a letter in the store."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from secrets import token_hex
+from typing import Any
+
+import msgspec
+from opentelemetry import propagate
+
+from uno.event_bus.dead_letter.codec import Encoded, encode
+from uno.event_bus.dead_letter.config import DeadLetterConfig
+from uno.event_bus.dead_letter.errors import (
+    ConfigError,
+    DeadLetterError,
+    Disabled,
+    InvalidEvent,
+    PartialCapture,
+    PayloadTooLarge,
+    QueueFull,
+)
+from uno.event_bus.dead_letter.failure import Failure, describe
+from uno.event_bus.dead_letter.letter import DeadLetterReason, NewLetter
+from uno.event_bus.dead_letter.retry import RetryPolicy, policy_for
+from uno.event_bus.dead_letter.store.store import Store
+
+__all__ = ["Capturer", "reason_of"]
+
+LONGEST_DELAY_S = 3_153_600_000.0
+"""A hundred years, so that a due time stays an exact number of ms."""
+
+
+def reason_of(error: BaseException | str | None) -> DeadLetterReason:
+    """Return why an event became a letter, as far as its error tells."""
+    if isinstance(error, InvalidEvent):
+        return DeadLetterReason.INVALID_EVENT
+    if isinstance(error, TimeoutError):
+        return DeadLetterReason.TIMEOUT
+    return DeadLetterReason.UNKNOWN if error is None else DeadLetterReason.HANDLER_FAILED
+
+
+class Capturer:
+    """Makes letters of events, and puts them into a store."""
+
+    def __init__(self, config: DeadLetterConfig, policy_of: Callable[[str, str | None], RetryPolicy]) -> None:
+        self._config = config
+        self._policy_of = policy_of
+
+    def letters(
+        self,
+        events: Iterable[Any],
+        *,
+        type: str | None = None,
+        reason: str | None = None,
+        error: BaseException | str | None = None,
+        subscription_id: str | None = None,
+        attempt_count: int = 0,
+        delay: float | None = None,
+        event_ids: Sequence[str | None] | None = None,
+        dedupe_key: str | None = None,
+        ordering_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        failed_at: float | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> list[NewLetter | InvalidEvent | PayloadTooLarge]:
+        """Return the letters of events that failed alike, by position; nothing is sent.
+
+        An event that cannot become a letter has its error there. Raises `Disabled`; `ConfigError` for a delay
+        that is no number of seconds.
+        """
+        if not self._config.enabled:
+            raise Disabled
+        why = _text("reason", str(reason)) if reason is not None else reason_of(error).value
+        subscription_id, ordering_key = _text("subscription_id", subscription_id), _text("ordering_key", ordering_key)
+        dedupe_key = _text("dedupe_key", dedupe_key)
+        packed_headers = _headers(headers, metadata)
+        failed_at_ms = None if failed_at is None else int(failed_at * 1000)
+        failures: dict[str, Failure] = {}
+        made: list[NewLetter | InvalidEvent | PayloadTooLarge] = []
+        for position, event in enumerate(events):
+            try:
+                event_id = _text("event_id", event_ids[position]) if event_ids is not None else ""
+                encoded = self._encode(event, type)
+            except (InvalidEvent, PayloadTooLarge) as refusal:
+                made.append(refusal)
+                continue
+            failure = failures.get(encoded.type)
+            if failure is None:
+                failure = failures[encoded.type] = describe(error, event_type=encoded.type, reason=why)
+            made.append(
+                NewLetter(
+                    event_id=event_id or token_hex(16),
+                    type=encoded.type,
+                    payload=encoded.payload,
+                    content_type=encoded.content_type,
+                    subscription=subscription_id,
+                    reason=why,
+                    error_type=failure.error_type,
+                    error=failure.message,
+                    traceback=failure.traceback,
+                    fingerprint=failure.fingerprint,
+                    failed_at_ms=failed_at_ms,
+                    attempts=int(attempt_count),
+                    delay_ms=self._delay_ms(delay, encoded.type, subscription_id, error),
+                    ordering_key=ordering_key,
+                    dedupe_key=dedupe_key,
+                    headers=packed_headers,
+                    event_id_is_ours=not (event_id or dedupe_key),
+                )
+            )
+        return made
+
+    def _encode(self, event: Any, type: str | None) -> Encoded:
+        encoded = event if isinstance(event, Encoded) else encode(event, type_name=type)
+        if len(encoded.payload) > self._config.max_payload_bytes:
+            raise PayloadTooLarge(len(encoded.payload), self._config.max_payload_bytes)
+        return encoded
+
+    def _delay_ms(
+        self, delay: float | None, type: str, subscription: str | None, error: BaseException | str | None
+    ) -> int:
+        if delay is None:
+            policy = policy_for(
+                self._policy_of(type, subscription), error if isinstance(error, BaseException) else None
+            )
+            # A policy that makes no attempt by itself: the letter is due, and its first failure parks it.
+            delay = policy.first_delay() or 0.0
+        if not 0 <= delay <= LONGEST_DELAY_S:
+            allowed = f"seconds from 0 to {LONGEST_DELAY_S:.0f}"
+            raise ConfigError(f"delay is {delay!r}; allowed are {allowed}: nothing was captured")
+        return int(delay * 1000)
+
+    async def capture(self, store: Store, made: Sequence[NewLetter | InvalidEvent | PayloadTooLarge]) -> list[str]:
+        """Put letters into the store and return their ids, by position.
+
+        Raises for one letter its error; for several `PartialCapture` when not all were captured.
+        """
+        errors: dict[int, DeadLetterError] = {}
+        ids: dict[int, str] = {}
+        sent = [position for position, new in enumerate(made) if isinstance(new, NewLetter)]
+        results = await store.add([new for new in made if isinstance(new, NewLetter)])
+        for position, result in zip(sent, results, strict=True):
+            if isinstance(result, str):
+                ids[position] = result
+            elif result is None:
+                errors[position] = QueueFull(self._config.queue, self._config.max_queue_size)
+            elif isinstance(result, DeadLetterError):
+                errors[position] = result
+            else:
+                raise result
+        errors |= {position: refusal for position, refusal in enumerate(made) if isinstance(refusal, DeadLetterError)}
+        if not errors:
+            return list(ids.values())
+        if len(made) == 1:
+            raise errors[0]
+        raise PartialCapture(ids, dict(sorted(errors.items())))
+
+
+def _text(name: str, value: object) -> str:
+    """Return a text of the caller's, empty for None; a number or a UUID is taken as its text."""
+    if value is None:
+        return ""
+    text = str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidEvent(name, "a text with lone surrogates cannot be written as UTF-8") from None
+    return text
+
+
+def _headers(headers: Mapping[str, str] | None, metadata: Mapping[str, Any] | None) -> bytes:
+    """Return trace context, metadata and the caller's headers as one JSON object; empty when there are none."""
+    merged: dict[str, Any] = {}
+    propagate.inject(merged)
+    merged |= dict(metadata or {}) | dict(headers or {})
+    if not merged:
+        return b""
+    try:
+        return msgspec.json.encode(merged, enc_hook=str)
+    except Exception as error:  # str() of the caller's own objects runs here
+        raise InvalidEvent("headers", f"cannot be written as JSON ({type(error).__name__}: {error})") from None

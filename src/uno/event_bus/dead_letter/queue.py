@@ -1,0 +1,445 @@
+"""`DeadLetterQueue`: the façade over capture, handlers, worker, replay and operators' verbs."""
+
+import asyncio
+import builtins
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import anyio.to_thread
+
+from uno.event_bus.dead_letter.capture import Capturer
+from uno.event_bus.dead_letter.codec import type_name
+from uno.event_bus.dead_letter.config import DeadLetterConfig
+from uno.event_bus.dead_letter.errors import ConfigError
+from uno.event_bus.dead_letter.handlers import Handler, Handlers
+from uno.event_bus.dead_letter.letter import Letter
+from uno.event_bus.dead_letter.operations import Operations, QueueStats, VerifyReport
+from uno.event_bus.dead_letter.replay import Replay, ReplayReport
+from uno.event_bus.dead_letter.retry import PolicyLike, RetryPolicy, as_policy, from_config
+from uno.event_bus.dead_letter.store.connect import Redis, target_of
+from uno.event_bus.dead_letter.store.embedded import EmbeddedServer
+from uno.event_bus.dead_letter.store.store import Store
+from uno.event_bus.dead_letter.telemetry.recorder import NO_RECORDER, Recorder
+from uno.event_bus.dead_letter.where import Where
+from uno.event_bus.dead_letter.worker.session import ParkedHook, Report, Session
+from uno.event_bus.dead_letter.worker.worker import Worker
+
+__all__ = ["DeadLetterQueue"]
+
+
+class DeadLetterQueue:
+    """Keeps every event that a service failed to handle, and tries it again at the right time.
+
+    Args:
+        redis: A `redis.asyncio.Redis` as users build it (also with ``decode_responses=True``), or a URL:
+            ``redis://``, ``rediss://``, ``unix://``, ``embedded:`` or ``embedded:///directory``. None:
+            ``config.redis_url``. A client is only read for where it connects to: the engine makes connections
+            of its own, and never closes the user's.
+        config: Settings; None: the defaults.
+        recorder: Hooks for telemetry; None: nothing is recorded.
+
+    Construction does no I/O and needs no event loop; the first call connects. ``async with`` closes the
+    connections at the end, `aclose` does so without it.
+    """
+
+    def __init__(
+        self,
+        redis: Redis | str | None = None,
+        config: DeadLetterConfig | None = None,
+        *,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self._config = config or DeadLetterConfig()
+        self._source = redis if redis is not None else self._config.require_redis_url()
+        self._server: EmbeddedServer | None = None
+        if isinstance(self._source, str) and self._source.startswith("embedded:"):
+            self._server = EmbeddedServer.from_url(self._source)
+        else:
+            target_of(self._source)  # a wrong URL or client is told now, not at the first failure
+        self._recorder = recorder or NO_RECORDER
+        self._policy: RetryPolicy = from_config(self._config)
+        self._handlers = Handlers()
+        self._parked_hooks: list[ParkedHook] = []
+        self._capturer = Capturer(self._config, self._policy_of)
+        self._stores: dict[asyncio.AbstractEventLoop, Store] = {}
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Return a queue with the settings of the environment. Raises `ConfigError`."""
+        config = DeadLetterConfig.from_env(environ)
+        return cls(config.require_redis_url(), config)
+
+    def __repr__(self) -> str:
+        return f"DeadLetterQueue({self._config.queue!r})"
+
+    @property
+    def config(self) -> DeadLetterConfig:
+        """The settings."""
+        return self._config
+
+    # -- life ----------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Connect, check the server and read the queue's layout; any other call does so by itself.
+
+        Raises `StoreUnavailable`, `LayoutMismatch`, and `ConfigError` for a server that is not fit.
+        """
+        await self._store()
+
+    async def aclose(self) -> None:
+        """Close the connections; an embedded server that nobody else uses ends. The queue can be used again."""
+        store = self._stores.pop(asyncio.get_running_loop(), None)
+        if store is not None:
+            await store.close()
+        if self._server is not None:
+            await anyio.to_thread.run_sync(self._server.stop)
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await self.aclose()
+
+    async def _store(self) -> Store:
+        """Return the store, open. Connections belong to an event loop: another loop gets its own."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._stores:
+            source = self._source if self._server is None else await anyio.to_thread.run_sync(self._server.start)
+            # Nothing awaits from here on: tasks that come first together share one store.
+            self._stores = {other: store for other, store in self._stores.items() if not other.is_closed()}
+            if loop not in self._stores:
+                self._stores[loop] = Store(target_of(source), self._config, client_name=f"uno-dlq-{self._config.queue}")
+        store = self._stores[loop]
+        await store.open()
+        return store
+
+    # -- capture -------------------------------------------------------------------------------------
+
+    async def add(
+        self,
+        event: Any,
+        *,
+        reason: str | None = None,
+        error: BaseException | str | None = None,
+        subscription_id: str | None = None,
+        attempt_count: int = 0,
+        delay: float | None = None,
+        event_id: str | None = None,
+        dedupe_key: str | None = None,
+        ordering_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        type: str | None = None,
+        failed_at: float | None = None,
+        **metadata: Any,
+    ) -> str:
+        """Capture one event that failed; return the letter's id.
+
+        Args:
+            event: A msgspec struct, pydantic model, dataclass, attrs object, dict, bytes, or `codec.Encoded`.
+            reason: A `DeadLetterReason`, or a text; None: what the error tells.
+            error: What the event failed with.
+            subscription_id: The subscription that failed; only its handler gets the letter.
+            attempt_count: Attempts before the capture; information, not counted against ``max_retries``.
+            delay: Seconds until the first retry; None: the policy's first delay, 0: due now.
+            event_id: Repeating a call with the same one (and subscription) within ``dedupe_window`` answers the
+                first letter's id, and captures nothing. None: a new one is made.
+            dedupe_key: Takes the place of `event_id` for that.
+            ordering_key: Letters that share it share a shard.
+            headers: Kept with the letter, beside the trace context.
+            type: The event's type; None: what the event itself says.
+            failed_at: When it failed, Unix time, seconds; None: now.
+            metadata: Kept in the headers.
+
+        Raises `Disabled`, `InvalidEvent`, `PayloadTooLarge`, `QueueFull`, `StoreUnavailable`; in each case the
+        event is untouched, and except for the last with an unknown outcome, nothing was captured.
+        """
+        made = self._capturer.letters(
+            [event],
+            type=type,
+            reason=reason,
+            error=error,
+            subscription_id=subscription_id,
+            attempt_count=attempt_count,
+            delay=delay,
+            event_ids=[event_id],
+            dedupe_key=dedupe_key,
+            ordering_key=ordering_key,
+            headers=headers,
+            failed_at=failed_at,
+            metadata=metadata,
+        )
+        if isinstance(made[0], Exception):
+            raise made[0]
+        return (await self._capturer.capture(await self._store(), made))[0]
+
+    async def add_many(
+        self,
+        events: Sequence[Any],
+        *,
+        reason: str | None = None,
+        error: BaseException | str | None = None,
+        subscription_id: str | None = None,
+        attempt_count: int = 0,
+        delay: float | None = None,
+        event_ids: Sequence[str | None] | None = None,
+        ordering_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        type: str | None = None,
+        failed_at: float | None = None,
+        **metadata: Any,
+    ) -> list[str]:
+        """Capture events that failed alike, up to 100 a round trip and shard; return the letters' ids in order.
+
+        Arguments as of `add`; `event_ids` are theirs by position. Raises `PartialCapture` with ids and errors by
+        position when not all were captured (one event: its own error), else as `add`.
+        """
+        if event_ids is not None and len(event_ids) != len(events):
+            raise ConfigError(f"event_ids has {len(event_ids)} entries for {len(events)} events: nothing was captured")
+        if not events:
+            return []
+        made = self._capturer.letters(
+            events,
+            type=type,
+            reason=reason,
+            error=error,
+            subscription_id=subscription_id,
+            attempt_count=attempt_count,
+            delay=delay,
+            event_ids=event_ids,
+            ordering_key=ordering_key,
+            headers=headers,
+            failed_at=failed_at,
+            metadata=metadata,
+        )
+        return await self._capturer.capture(await self._store(), made)
+
+    @asynccontextmanager
+    async def capture(self, event: Any, **how: Any) -> AsyncGenerator[None]:
+        """Capture the event when the body raises an `Exception`, which then goes no further; arguments as of `add`.
+
+        If the capture itself fails, its error is raised with the body's as its cause, so nothing is swallowed.
+        With ``DLQ_ENABLED=false`` the body's own error is raised.
+        """
+        try:
+            yield
+        except Exception as error:
+            if not self._config.enabled:
+                raise
+            try:
+                how.setdefault("error", error)
+                await self.add(event, **how)
+            except Exception as failure:
+                raise failure from error
+
+    # -- handlers ------------------------------------------------------------------------------------
+
+    def add_handler(
+        self,
+        fn: Callable[..., Any],
+        type: str | builtins.type[Any] | None = None,
+        subscription: str | None = None,
+        *,
+        timeout: float | None = None,
+        concurrency: int | None = None,
+        retry: PolicyLike = None,
+    ) -> str:
+        """Register what handles letters of a type and a subscription (None: any); return the handler's id.
+
+        The most specific handler gets the letter: type and subscription, then subscription, then type, then
+        neither. It gets the event, decoded into the annotation of its first parameter, and, if it has a
+        parameter named ``letter``, the letter. Returning resolves; raising follows the policy; `RetryLater`,
+        `Park` and `Discard` decide. A plain function runs in a thread.
+
+        Args:
+            fn: The handler, async or not.
+            type: The event's type, or the class of the events.
+            subscription: The id of the subscription that failed.
+            timeout: Seconds that an attempt may take; None: as long as it needs, the lease is kept meanwhile.
+            concurrency: Attempts at a time in this process; None: as many as the worker runs.
+            retry: A policy of its own, see `retry.as_policy`; None: the queue's.
+
+        Raises `ConfigError` when there is one for the same type and subscription already.
+        """
+        # mypy does not take a class for hashable
+        name = type_name(type) if isinstance(type, builtins.type) else type  # type: ignore[arg-type]
+        return self._handlers.add(fn, name, subscription, timeout=timeout, concurrency=concurrency, retry=retry)
+
+    def handler(
+        self,
+        type: str | builtins.type[Any] | None = None,
+        *,
+        subscription: str | None = None,
+        timeout: float | None = None,
+        concurrency: int | None = None,
+        retry: PolicyLike = None,
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Register the decorated function; arguments as of `add_handler`."""
+
+        def register(fn: Callable[..., Any]) -> Callable[..., Any]:
+            self.add_handler(fn, type, subscription, timeout=timeout, concurrency=concurrency, retry=retry)
+            return fn
+
+        return register
+
+    def remove_handler(self, handler_id: str) -> bool:
+        """Remove a handler; answer whether there was one. Its letters wait for another, see ``unhandled_after``."""
+        return self._handlers.remove(handler_id)
+
+    def clear_handlers(self) -> None:
+        """Remove all handlers."""
+        self._handlers.clear()
+
+    @property
+    def handlers(self) -> list[Handler]:
+        """The handlers, in the order of their registration."""
+        return self._handlers.all()
+
+    def set_retry_policy(self, policy: PolicyLike, *, handler: str | None = None) -> None:
+        """Set the policy of the queue in this process, or of one handler by its id.
+
+        Raises `ConfigError` for what is no policy (see `retry.as_policy`), or an id that is not registered.
+        """
+        made = as_policy(policy, max_retries=self._config.max_retries)
+        if handler is None:
+            self._policy = made
+        else:
+            self._registered(handler).policy = made
+
+    def get_retry_policy(self, handler: str | None = None) -> RetryPolicy:
+        """Return the policy of the queue, or the one that a handler's letters follow."""
+        return self._policy if handler is None else self._registered(handler).policy or self._policy
+
+    def _registered(self, handler_id: str) -> Handler:
+        found = self._handlers.get(handler_id)
+        if found is None:
+            known = ", ".join(handler.id for handler in self._handlers.all()) or "none"
+            raise ConfigError(f"no handler has the id {handler_id!r}; registered are: {known}")
+        return found
+
+    def _policy_of(self, type: str, subscription: str | None) -> RetryPolicy:
+        handler = self._handlers.most_specific(type, subscription)
+        return (handler.policy if handler else None) or self._policy
+
+    def on_parked(self, hook: ParkedHook) -> ParkedHook:
+        """Call ``hook(letter, reason)`` for each letter that this process parks; async or not; a decorator too.
+
+        It is called after the letter is parked, at most once by each process, not at all if that is killed.
+        """
+        self._parked_hooks.append(hook)
+        return hook
+
+    # -- work ----------------------------------------------------------------------------------------
+
+    async def run(self, *, stop: anyio.Event | None = None, ready: anyio.Event | None = None) -> Report:
+        """Work on letters until cancelled, or until `stop` is set; return what was done.
+
+        `stop` makes an ordered end: no more letters are taken, those not started are released, handlers get
+        ``shutdown_grace`` seconds to finish. A cancellation does the same without the grace time. `ready` is set
+        when every shard has answered.
+        """
+        session = await self._session()
+        worker = Worker(session)
+        async with anyio.create_task_group() as group:
+            if stop is not None:
+                group.start_soon(_then, stop, worker.stop)
+            if ready is not None:
+                group.start_soon(_then, worker.ready, ready.set)
+            await worker.run()
+            group.cancel_scope.cancel()
+        return session.report
+
+    async def process(self) -> Report:
+        """Work off what is due now, then return; letters that are due later stay scheduled."""
+        session = await self._session()
+        await Worker(session).run(until_idle=True)
+        return session.report
+
+    async def replay_events(
+        self,
+        batch_size: int = 100,
+        max_concurrent: int | None = None,
+        where: Where | Mapping[str, Any] | None = None,
+        dry_run: bool = False,
+    ) -> ReplayReport:
+        """Run letters now, in this process: every waiting and scheduled one, due or not.
+
+        Args:
+            batch_size: Letters a round trip, 1 to 1000.
+            max_concurrent: Handlers at a time; None: ``concurrency``.
+            where: Which letters; parked ones only if it says so (``{"state": "parked"}``).
+            dry_run: Count them, and run none.
+
+        Returns a report that unpacks as ``success, failed``. Letters that fail follow their policy. Suspects and
+        held letters are left alone.
+        """
+        session = await self._session(
+            replace(self._config, batch_size=batch_size, concurrency=max_concurrent or self._config.concurrency)
+        )
+        return await Replay(session, Where.of(where), batch_size=batch_size, dry_run=dry_run).run()
+
+    async def _session(self, config: DeadLetterConfig | None = None) -> Session:
+        return Session(
+            await self._store(),
+            config or self._config,
+            self._handlers,
+            self._policy,
+            self._recorder,
+            self._parked_hooks,
+        )
+
+    # -- operators -----------------------------------------------------------------------------------
+
+    async def _operations(self) -> Operations:
+        return Operations(await self._store())
+
+    async def get(self, letter_id: str) -> Letter:
+        """Return an open letter; raises `LetterNotFound`."""
+        return await (await self._operations()).get(letter_id)
+
+    async def letters(
+        self, where: Where | Mapping[str, Any] | None = None, *, whole: bool = True
+    ) -> AsyncGenerator[Letter]:
+        """Yield the open letters that match, shard by shard, oldest capture first.
+
+        Without `whole`, payload and traceback are left out. Letters that change meanwhile may be missed, or
+        shown as they were.
+        """
+        operations = await self._operations()
+        async for letter in operations.letters(where, whole=whole):
+            yield letter
+
+    async def retry(self, letter_id: str, *, delay: float = 0.0) -> None:
+        """Send a letter back to the workers, due after `delay` seconds; a parked one gets a new budget of retries.
+
+        Raises `LetterNotFound`; `LetterStateConflict` when a worker has it.
+        """
+        await (await self._operations()).retry(letter_id, delay=delay)
+
+    async def park(self, letter_id: str, why: str) -> None:
+        """Stop the retries of a letter. Raises `LetterNotFound`; `LetterStateConflict` when leased or parked."""
+        await (await self._operations()).park(letter_id, why)
+
+    async def discard(self, letter_id: str, why: str) -> None:
+        """Remove a letter for good, also one that a worker has. Raises `LetterNotFound`."""
+        await (await self._operations()).discard(letter_id, why)
+
+    async def stats(self) -> QueueStats:
+        """Return counts and totals: one bounded call a shard."""
+        return await (await self._operations()).stats()
+
+    async def verify(self) -> VerifyReport:
+        """Check every invariant over the live queue, in bounded calls."""
+        return await (await self._operations()).verify()
+
+
+async def _then(event: anyio.Event, act: Callable[[], None]) -> None:
+    await event.wait()
+    act()

@@ -1,0 +1,1 @@
+"""The worker: one background role a file."""

@@ -1,0 +1,222 @@
+"""One attempt: from a leased letter to the outcome of its lease."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from math import inf
+from time import monotonic
+
+import anyio
+
+from uno.event_bus.dead_letter.decision import RESOLVED, Decision, decide
+from uno.event_bus.dead_letter.errors import InvalidEvent
+from uno.event_bus.dead_letter.failure import describe
+from uno.event_bus.dead_letter.handlers import Handler, HandlerTimeout
+from uno.event_bus.dead_letter.letter import (
+    MESSAGE_BYTES,
+    WIRE_VERSION,
+    Attempt,
+    DeadLetterReason,
+    History,
+    Letter,
+    Verb,
+)
+from uno.event_bus.dead_letter.store.shard import Outcome
+from uno.event_bus.dead_letter.worker.holdings import Held
+from uno.event_bus.dead_letter.worker.lines import Lines
+from uno.event_bus.dead_letter.worker.session import Session
+
+__all__ = ["Attempts", "release"]
+
+logger = logging.getLogger(__name__)
+
+LATER_VERSION_MS = 60_000
+"""A letter of a later wire format comes back after this long: a rolling upgrade is under way."""
+
+LONGEST_UNHANDLED_MS = 60_000
+"""Longest time for which a letter is given back that nobody here handles."""
+
+LINE_FULL_MS = 1_000
+"""A letter comes back after this long when a batch of others waits for its handler."""
+
+AFTER_DEFECT_MS = 5_000
+"""A letter that this code itself failed on comes back after this long: another worker may do better."""
+
+
+def release(held: Held, *, delay_ms: int = 0, history: bytes = b"") -> Outcome:
+    """Return the outcome of a letter that was never started, or whose handler had to go without an end."""
+    return Outcome(held.letter.id, held.lease.token, Verb.RELEASE, delay_ms, history=history)
+
+
+class Attempts:
+    """Runs letters through their handlers; whatever happens, each lease gets an outcome or is lost."""
+
+    def __init__(self, session: Session, settle: Callable[[Held, Outcome], None]) -> None:
+        self._session = session
+        self._handlers = session.handlers
+        self._settle = settle
+        self._lines = Lines(session.holdings, session.config.batch_size)
+        self.again: Callable[[Held], None] = lambda held: None
+        """Set by the crew: hands a letter that has waited in line to a slot."""
+
+    def withdraw(self) -> list[Held]:
+        """Return the letters that wait in line, and forget them."""
+        return self._lines.withdraw()
+
+    async def run(self, held: Held) -> None:
+        """Run one letter, and what was next in line after it."""
+        try:
+            await self._run(held)
+        finally:
+            self._hand_over(self._lines.pass_on(held))
+
+    def _hand_over(self, following: Held | None) -> None:
+        if following is not None:
+            self.again(following)
+
+    async def _run(self, held: Held) -> None:
+        """A pipeline: refuse what cannot be run, call the handler, decide, settle."""
+        if not held.lease.still_mine():
+            # It waited here past its lease: another worker may have it. Nothing to settle.
+            self._session.holdings.drop(held)
+            return
+        try:
+            handler = self._handlers.find(held.letter)
+            outcome = self._unrunnable(held, handler)
+            if outcome is None and handler is not None:
+                run = self._run_handler if handler.concurrency is None else self._run_in_line
+                outcome = await run(held, handler)
+        except Exception:
+            logger.exception("letter %s could not be run; it is released", held.letter.id)
+            outcome = release(held, delay_ms=AFTER_DEFECT_MS)
+        if outcome is not None:
+            self._session.holdings.handled(held)
+            self._settle(held, outcome)
+
+    # -- letters that no handler gets ----------------------------------------------------------------
+
+    def _unrunnable(self, held: Held, handler: Handler | None) -> Outcome | None:
+        letter = held.letter
+        if (letter.values[0] != b"1" and letter.version > WIRE_VERSION) or letter.is_encoded:
+            return release(held, delay_ms=LATER_VERSION_MS)
+        if not letter.has_payload:
+            return self._park(held, DeadLetterReason.INVALID_EVENT, "the entry has no payload")
+        if handler is None:
+            return self._unhandled(held)
+        return None
+
+    def _park(self, held: Held, reason: DeadLetterReason, why: str) -> Outcome:
+        history = _with_attempt(held.letter, self._now_attempt(0.0, "", why))
+        return Outcome(held.letter.id, held.lease.token, Verb.PARK, reason=reason.value, history=history.pack())
+
+    def _unhandled(self, held: Held) -> Outcome:
+        """Give back a letter that nobody here handles, for a growing while; park it when nobody else did either."""
+        now_ms = self._session.clock.now_ms()
+        history = held.letter.history
+        history.unhandled_since_ms = history.unhandled_since_ms or now_ms
+        if now_ms - history.unhandled_since_ms >= self._session.config.unhandled_after * 1000:
+            return self._park(held, DeadLetterReason.UNHANDLED, "no handler in any worker that saw it")
+        delay_ms = min(500 * 2 ** min(held.letter.counters.releases, 10), LONGEST_UNHANDLED_MS)
+        return release(held, delay_ms=delay_ms, history=history.pack())
+
+    # -- letters that a handler gets -----------------------------------------------------------------
+
+    async def _run_in_line(self, held: Held, handler: Handler) -> Outcome | None:
+        """Run the letter if its handler may run one more; else it waits without a slot, or is given back."""
+        match self._lines.enter(held, handler):
+            case None:
+                return release(held, delay_ms=LINE_FULL_MS)
+            case False:
+                return None
+        try:
+            return await self._run_handler(held, handler)
+        finally:
+            self._hand_over(self._lines.leave(handler))
+
+    async def _run_handler(self, held: Held, handler: Handler) -> Outcome | None:
+        letter = held.letter
+        started = monotonic()
+        error: BaseException | None = None
+        decoding = True
+        try:
+            event = handler.decode(letter)
+            decoding = False
+            if handler.is_plain:
+                await handler.fn(event)
+            else:
+                letter.lease = held.lease
+                await handler.run(event, letter)
+        except KeyboardInterrupt:
+            raise
+        except asyncio.CancelledError as cancelled:
+            if anyio.current_effective_deadline() == -inf:
+                raise  # the worker cancels it; who did that says what becomes of the letter
+            error = cancelled  # the handler's own doing: a failure like any other
+            _uncancel()
+        except BaseException as raised:
+            error = raised
+        duration_s = monotonic() - started
+        if held.lease.lost:
+            self._session.holdings.drop(held)
+            return None
+        decision = RESOLVED if error is None else self._decide(letter, handler, error, decoding)
+        cause = "" if error is None else _cause(error, decision, decoding)
+        self._session.recorder.attempted(self._session.config.queue, letter.attempt, duration_s, cause)
+        return self._outcome(held, decision, error, duration_s)
+
+    def _decide(self, letter: Letter, handler: Handler, error: BaseException, decoding: bool) -> Decision:
+        return decide(
+            error,
+            counters=letter.counters,
+            captured_at_ms=letter.captured_at_ms,
+            now_ms=self._session.clock.now_ms(),
+            policy=handler.policy or self._session.policy,
+            retry_for=self._session.config.retry_for,
+            timed_out=isinstance(error, HandlerTimeout),
+            decoding=decoding,
+        )
+
+    def _outcome(self, held: Held, decision: Decision, error: BaseException | None, duration_s: float) -> Outcome:
+        letter, verb = held.letter, decision.verb
+        fingerprint = letter.fingerprint
+        if verb in (Verb.RESOLVE, Verb.DISCARD):
+            return Outcome(letter.id, held.lease.token, verb, reason=decision.why, fingerprint=fingerprint)
+        failure = describe(error, event_type=letter.type)
+        attempt = self._now_attempt(duration_s, failure.error_type, failure.message or decision.why)
+        return Outcome(
+            letter.id,
+            held.lease.token,
+            verb,
+            int(decision.delay_s * 1000),
+            decision.failed,
+            decision.reason,
+            _with_attempt(letter, attempt).pack(),
+            fingerprint,
+        )
+
+    def _now_attempt(self, duration_s: float, error_type: str, message: str) -> Attempt:
+        started_ms = self._session.clock.now_ms() - int(duration_s * 1000)
+        short = message.encode("utf-8", "replace")[:MESSAGE_BYTES].decode("utf-8", "ignore")
+        return Attempt(started_ms, self._session.consumer, duration_s, error_type[:MESSAGE_BYTES], short)
+
+
+def _with_attempt(letter: Letter, attempt: Attempt) -> History:
+    history = letter.history
+    history.attempts.append(attempt)
+    history.unhandled_since_ms = 0 if attempt.error_type else history.unhandled_since_ms
+    return history
+
+
+def _uncancel() -> None:
+    """Take back cancellations that a handler has asked for its own task: the slot goes on."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()
+
+
+def _cause(error: BaseException, decision: Decision, decoding: bool) -> str:
+    if decoding and isinstance(error, InvalidEvent):
+        return "invalid"
+    if isinstance(error, HandlerTimeout):
+        return "timeout"
+    return "handler" if decision.failed else ""

@@ -1,0 +1,118 @@
+"""The crew: all that looks after letters in hand, for a worker as for a replay."""
+
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskGroup
+
+from uno.event_bus.dead_letter.store.shard import Outcome, Shard
+from uno.event_bus.dead_letter.worker.attempt import Attempts, release
+from uno.event_bus.dead_letter.worker.heartbeat import Heartbeat
+from uno.event_bus.dead_letter.worker.holdings import Held
+from uno.event_bus.dead_letter.worker.session import Session, keep_running
+from uno.event_bus.dead_letter.worker.settler import Settler
+from uno.event_bus.dead_letter.worker.slots import Slot, Slots
+
+__all__ = ["Crew", "shielded"]
+
+logger = logging.getLogger(__name__)
+
+FLUSH_S = 5.0
+"""How long the end waits for the last outcomes to be settled; what is not settled then waits for its lease."""
+
+
+class Crew:
+    """Slots in which handlers run, a settler and a heartbeat per shard."""
+
+    def __init__(self, session: Session, scheduled: Callable[[Shard, float], None] | None = None) -> None:
+        self._session = session
+        self.grace_s = session.config.shutdown_grace
+        """Seconds that running handlers get at the end."""
+        self._attempts = Attempts(session, self._settle)
+        self._slots = Slots(self._attempts.run)
+        self._attempts.again = self._slots.put_first
+        self._settlers: dict[int, Settler] = {}
+        for shard in session.store.shards:
+            self._settlers[shard.index] = Settler(session, shard, scheduled)
+
+    def _settle(self, held: Held, outcome: Outcome) -> None:
+        self._settlers[held.shard.index].put(held, outcome)
+
+    def dispatch(self, letters: list[Held]) -> None:
+        """Hand letters that were just leased to the handlers."""
+        self._slots.put(letters)
+
+    @asynccontextmanager
+    async def at_work(self) -> AsyncGenerator[TaskGroup]:
+        """Look after letters while the block runs; then let handlers finish in `grace_s`, and give back the rest.
+
+        Yields a task group for further background roles; it ends after the last letter is settled.
+        """
+        threads = anyio.to_thread.current_default_thread_limiter()
+        threads.total_tokens = max(threads.total_tokens, 2 * self._session.config.concurrency)
+        async with anyio.create_task_group() as hooks, anyio.create_task_group() as background:
+            self._session.tasks = hooks
+            for shard in self._session.store.shards:
+                background.start_soon(keep_running, "settler", self._settlers[shard.index].run)
+                background.start_soon(keep_running, "heartbeat", Heartbeat(self._session, shard).run)
+            async with anyio.create_task_group() as slots:
+                for _ in range(self._session.config.concurrency):
+                    slots.start_soon(keep_running, "slot", Slot(self._slots).run)
+                yield background
+                await self._finish()
+                slots.cancel_scope.cancel()
+            await self._give_back()
+            background.cancel_scope.cancel()
+            hooks.cancel_scope.deadline = anyio.current_time() + self.grace_s
+
+    async def _finish(self) -> None:
+        """Release what was not started, and let run what was, within the grace time."""
+        holdings = self._session.holdings
+        await holdings.arrived()
+        for held in [*self._slots.withdraw(), *self._attempts.withdraw()]:
+            self._release(held)
+        with anyio.move_on_after(self.grace_s):
+            while holdings.unhandled:
+                await holdings.changed()
+
+    async def _give_back(self) -> None:
+        """Release what was cancelled, and settle all that is still open."""
+        for held in self._session.holdings.all():
+            if not held.handled:
+                logger.warning("letter %s: its handler did not end in time; the letter is released", held.letter.id)
+                self._release(held)
+        with anyio.move_on_after(FLUSH_S):
+            await self._session.holdings.emptied()
+
+    def _release(self, held: Held) -> None:
+        if held.lease.still_mine():
+            self._session.holdings.handled(held)
+            self._settle(held, release(held))
+        else:
+            self._session.holdings.drop(held)
+
+
+async def shielded(serve: Callable[[], Awaitable[None]], on_cancel: Callable[[], None]) -> None:
+    """Run `serve` to its end; when the caller is cancelled, tell it by `on_cancel` and wait for it all the same.
+
+    What holds leases must not be torn down: it gives them back first.
+    """
+    done = anyio.Event()
+
+    async def protected() -> None:
+        try:
+            with anyio.CancelScope(shield=True):
+                await serve()
+        finally:
+            done.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(protected)
+        try:
+            await done.wait()
+        except anyio.get_cancelled_exc_class():
+            on_cancel()
+            raise

@@ -1,0 +1,73 @@
+"""The isolator: runs suspects, letters on which a lease ran out, one at a time and alone.
+
+A letter that kills its process must not take its neighbours along: whoever was leased with it is a suspect too,
+and each of them gets the whole worker for itself.
+"""
+
+import logging
+from collections.abc import Sequence
+from time import monotonic
+
+import anyio
+
+from uno.event_bus.dead_letter.errors import DeadLetterError
+from uno.event_bus.dead_letter.worker.session import Session
+from uno.event_bus.dead_letter.worker.taker import Taker
+
+__all__ = ["Isolator"]
+
+logger = logging.getLogger(__name__)
+
+TURN_S = 1.0
+"""How long suspects are run one after another before the others get a turn."""
+
+
+class Isolator:
+    """Waits until the worker is empty, or empties it when a suspect has been due for longer than a lease."""
+
+    def __init__(self, session: Session, takers: Sequence[Taker]) -> None:
+        self._session = session
+        self._takers = takers
+        self._look = anyio.Event()
+
+    def look(self) -> None:
+        """Look for suspects now."""
+        self._look.set()
+
+    def has_due(self) -> bool:
+        """Whether a suspect is due on any shard, as far as the last replies tell."""
+        now_ms = self._session.clock.now_ms()
+        return any(taker.suspect_due_ms is not None and taker.suspect_due_ms <= now_ms for taker in self._takers)
+
+    async def run(self) -> None:
+        """Run suspects until cancelled."""
+        while not self._session.holdings.is_shut:
+            with anyio.move_on_after(self._session.tick_s / 2):
+                await self._look.wait()
+            self._look = anyio.Event()
+            if self.has_due() and (self._session.holdings.is_empty or self._is_overdue()):
+                async with self._session.holdings.alone():
+                    await self._take_turn()
+
+    def _is_overdue(self) -> bool:
+        lease_ms = self._session.store.layout.lease_ms
+        now_ms = self._session.clock.now_ms()
+        due = [taker.suspect_due_ms for taker in self._takers if taker.suspect_due_ms is not None]
+        return any(now_ms - due_ms > lease_ms for due_ms in due)
+
+    async def _take_turn(self) -> None:
+        ends = monotonic() + TURN_S
+        for taker in self._takers:
+            while self._may_take(taker) and monotonic() < ends:
+                try:
+                    ran = await taker.take_alone()
+                except DeadLetterError as error:
+                    logger.warning("cannot take a suspect: %s", error)
+                    return
+                if not ran:
+                    break
+                await self._session.holdings.emptied()
+
+    def _may_take(self, taker: Taker) -> bool:
+        may_run = taker.suspect_due_ms is not None and self._session.can_keep_leases(taker.shard.index)
+        return may_run and not self._session.holdings.is_shut

@@ -1,0 +1,73 @@
+"""The reclaimer of one shard: takes letters back from workers that died."""
+
+import logging
+from collections.abc import Callable
+from time import monotonic
+
+import anyio
+
+from uno.event_bus.dead_letter.errors import DeadLetterError
+from uno.event_bus.dead_letter.letter import DeadLetterReason
+from uno.event_bus.dead_letter.store import browse
+from uno.event_bus.dead_letter.store.shard import Shard
+from uno.event_bus.dead_letter.worker.session import Session
+
+__all__ = ["Reclaimer"]
+
+logger = logging.getLogger(__name__)
+
+NEVER_MS = 10**15
+"""A lease that nothing is older than: the call then only keeps in touch."""
+
+
+class Reclaimer:
+    """Walks all leases of the shard each tick, and takes back those that ran out.
+
+    It acts only after it has been in touch with the shard for one lease without a gap: after an outage of
+    Redis, or a pause of this process, leases look old that nobody had a chance to renew.
+    """
+
+    def __init__(self, session: Session, shard: Shard, suspect_seen: Callable[[], None]) -> None:
+        self._session = session
+        self._shard = shard
+        self._suspect_seen = suspect_seen
+        self._cursor = b"0-0"
+        self._in_touch_since = monotonic()
+        self._touched_at = monotonic()
+
+    async def run(self) -> None:
+        """Reclaim until cancelled."""
+        while True:
+            try:
+                await self._tick()
+            except DeadLetterError as error:
+                self._in_touch_since = monotonic()
+                logger.warning("shard %s: cannot reclaim: %s", self._shard.tag, error)
+            await anyio.sleep(self._session.tick_s)
+
+    async def _tick(self) -> None:
+        now = monotonic()
+        if now - self._touched_at > self._session.lease_s / 2 + self._session.tick_s:
+            self._in_touch_since = now
+        trusted = now - self._in_touch_since >= self._session.lease_s
+        lease_ms = self._session.store.layout.lease_ms if trusted else NEVER_MS
+        while True:
+            reclaimed = await self._shard.reclaim(
+                self._cursor, lease_ms=lease_ms, max_crashes=self._session.config.max_crashes
+            )
+            self._cursor, self._touched_at = reclaimed.cursor, monotonic()
+            if reclaimed.suspects:
+                logger.warning(
+                    "shard %s: %d leases ran out; the letters will run alone", self._shard.tag, len(reclaimed.suspects)
+                )
+                self._suspect_seen()
+            for letter_id in reclaimed.parked:
+                await self._tell_parked(letter_id)
+            if self._cursor == b"0-0":
+                return
+
+    async def _tell_parked(self, letter_id: str) -> None:
+        logger.error("letter %s is parked: its worker died or stalled too often (STALLED)", letter_id)
+        letter = await browse.find(self._shard, letter_id)
+        if letter is not None:
+            self._session.parked(letter, DeadLetterReason.STALLED.value)

@@ -1,0 +1,119 @@
+"""The settler of one shard: gathers outcomes, and ends their leases in batches."""
+
+import logging
+from collections.abc import Callable
+
+import anyio
+
+from uno.event_bus.dead_letter.errors import DeadLetterError
+from uno.event_bus.dead_letter.letter import Letter, Verb
+from uno.event_bus.dead_letter.store.shard import LARGEST_BATCH, Outcome, Shard, Verdict
+from uno.event_bus.dead_letter.worker.holdings import Held
+from uno.event_bus.dead_letter.worker.session import Session
+
+__all__ = ["Settler"]
+
+logger = logging.getLogger(__name__)
+
+GATHER_S = 0.002
+"""How long outcomes wait for company."""
+
+PAUSE_S = 0.2
+"""Between tries while Redis is away; the heartbeat keeps the leases, or they run out."""
+
+
+class Settler:
+    """Outcomes pass through here once; one that the store could not take is kept until its lease is over."""
+
+    def __init__(self, session: Session, shard: Shard, scheduled: Callable[[Shard, float], None] | None) -> None:
+        self._session = session
+        self._shard = shard
+        self._scheduled = scheduled
+        self._batch_size = min(session.config.batch_size, LARGEST_BATCH)
+        self._gathered: list[tuple[Held, Outcome]] = []
+        self._some = anyio.Event()
+        self._full = anyio.Event()
+
+    def put(self, held: Held, outcome: Outcome) -> None:
+        """Take the outcome of a lease; it is settled within a few ms."""
+        self._gathered.append((held, outcome))
+        count = len(self._gathered)
+        if count == 1:
+            self._some.set()
+        elif count == self._batch_size:
+            self._full.set()
+
+    async def run(self) -> None:
+        """Settle until cancelled."""
+        while True:
+            await self._some.wait()
+            if len(self._gathered) < self._batch_size:
+                with anyio.move_on_after(GATHER_S):
+                    await self._full.wait()
+            batch = self._gathered[: self._batch_size]
+            del self._gathered[: self._batch_size]
+            if len(self._gathered) < self._batch_size:
+                self._full = anyio.Event()
+            if not self._gathered:
+                self._some = anyio.Event()
+            await self._settle(batch)
+
+    async def _settle(self, batch: list[tuple[Held, Outcome]]) -> None:
+        while batch:
+            try:
+                verdicts = await self._shard.settle(self._session.consumer, [outcome for _, outcome in batch])
+            except DeadLetterError as error:
+                logger.warning("shard %s: %d outcomes wait: %s", self._shard.tag, len(batch), error)
+                self._session.recorder.store_failed(self._session.config.queue)
+                await anyio.sleep(PAUSE_S)
+                batch = [entry for entry in batch if self._worth_keeping(entry[0])]
+            except Exception:
+                # Not to be settled by trying again. The heartbeat finds the leases forgotten, and releases them.
+                logger.exception("shard %s: %d outcomes could not be settled", self._shard.tag, len(batch))
+                for held, _ in batch:
+                    self._session.holdings.drop(held)
+                return
+            else:
+                self._note(batch, verdicts)
+                return
+
+    def _worth_keeping(self, held: Held) -> bool:
+        if held.lease.still_mine():
+            return True
+        self._session.holdings.drop(held)
+        return False
+
+    def _note(self, batch: list[tuple[Held, Outcome]], verdicts: list[Verdict]) -> None:
+        report, holdings = self._session.report, self._session.holdings
+        stale = 0
+        for (held, outcome), verdict in zip(batch, verdicts, strict=True):
+            if verdict is not Verdict.OK:
+                stale += 1
+            elif outcome.verb is Verb.RESOLVE:
+                report.resolved += 1
+            else:
+                self._count(outcome, held.letter)
+            holdings.drop(held)
+        if stale:
+            report.stale += stale
+            self._session.recorder.stale_settles(self._session.config.queue, stale)
+            logger.warning("shard %s: %d outcomes came after their leases were over", self._shard.tag, stale)
+
+    def _count(self, outcome: Outcome, letter: Letter) -> None:
+        report = self._session.report
+        match outcome.verb:
+            case Verb.RETRY:
+                report.retried += 1
+                self._tell_scheduled(outcome)
+            case Verb.RELEASE:
+                report.released += 1
+                self._tell_scheduled(outcome)
+            case Verb.DISCARD:
+                report.discarded += 1
+            case _:
+                report.parked += 1
+                self._session.parked(letter, outcome.reason)
+
+    def _tell_scheduled(self, outcome: Outcome) -> None:
+        if self._scheduled is not None:
+            self._scheduled(self._shard, outcome.delay_ms / 1000)

@@ -1,0 +1,149 @@
+"""The taker of one shard: leases letters as fast as there is room for them, and sleeps when there are none."""
+
+import logging
+from collections.abc import Callable
+from time import monotonic
+
+import anyio
+
+from uno.event_bus.dead_letter.errors import DeadLetterError
+from uno.event_bus.dead_letter.store.connect import Meaning, classify
+from uno.event_bus.dead_letter.store.shard import LARGEST_BATCH, Shard, Taken
+from uno.event_bus.dead_letter.worker.holdings import Held
+from uno.event_bus.dead_letter.worker.session import Session
+
+__all__ = ["Taker"]
+
+logger = logging.getLogger(__name__)
+
+LONGEST_SLEEP_S = 1.0
+LONGEST_PAUSE_S = 2.0
+
+
+class Taker:
+    """Asks for letters while there are any; then waits for a new one, the next due one, or a wake-up."""
+
+    def __init__(self, session: Session, shard: Shard, dispatch: Callable[[list[Held]], None]) -> None:
+        self._session = session
+        self.shard = shard
+        self._dispatch = dispatch
+        self._batch_size = min(session.config.batch_size, LARGEST_BATCH)
+        self._wake = anyio.Event()
+        self._replan = anyio.Event()
+        self._sleeps_until = 0.0
+        """Monotonic time until which the taker sleeps; 0 while it does not."""
+        self.replied_at = monotonic()
+        """Monotonic time of the shard's last reply."""
+        self._listen_from: bytes | None = None
+        self._listen = anyio.Event()
+        self.ready = anyio.Event()
+        """Set after the first reply of the shard."""
+        self.is_idle = False
+        """The last `take` found nothing, and nothing is due: what `process` waits for."""
+        self.group_was_missing = anyio.Event()
+        """Set when the consumer group had to be made: the sweeper repairs at once."""
+        self.suspect_due_ms: int | None = None
+        """Due time of the suspect that has waited longest on this shard."""
+
+    def wake(self) -> None:
+        """Take again now."""
+        self.is_idle = False
+        self._wake.set()
+        self._replan.set()
+
+    def scheduled(self, delay_s: float) -> None:
+        """Take earlier than planned, if something was scheduled that is due before the taker would wake up."""
+        if monotonic() + delay_s < self._sleeps_until:
+            self._sleeps_until = monotonic() + delay_s
+            if delay_s <= 0:
+                self.is_idle = False
+            self._replan.set()
+
+    def suspect_seen(self) -> None:
+        """Note that the shard has a suspect that is due."""
+        if self.suspect_due_ms is None:
+            self.suspect_due_ms = self._session.clock.now_ms()
+
+    async def run(self) -> None:
+        """Take until the holdings are shut.
+
+        A `take` that is on its way then is finished: its letters would be leased, and forgotten.
+        """
+        pause = 0.05
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._listen_for_new)
+            while places := await self._session.holdings.reserve(self._batch_size):
+                self._wake = anyio.Event()
+                if not self._session.can_keep_leases(self.shard.index):
+                    self._session.holdings.hold(places, [])
+                    await self._sleep(pause)
+                    continue
+                try:
+                    taken = await self._take(places)
+                except DeadLetterError as error:
+                    logger.warning("shard %s: cannot take letters: %s", self.shard.tag, error)
+                    self._session.recorder.store_failed(self._session.config.queue)
+                    await self._sleep(pause)
+                    pause = min(pause * 2, LONGEST_PAUSE_S)
+                else:
+                    pause = 0.05
+                    await self._rest(taken)
+            group.cancel_scope.cancel()
+
+    async def take_alone(self) -> bool:
+        """Take one due suspect, when this worker holds nothing; answer whether there was one."""
+        taken = await self._take(self._session.holdings.reserve_alone(), alone=True)
+        return bool(taken.letters)
+
+    async def _take(self, places: int, *, alone: bool = False) -> Taken:
+        letters: list[Held] = []
+        try:
+            taken = await self.shard.take(self._session.consumer, 0 if alone else places, alone=alone)
+            letters = [Held(letter, letter.lease, self.shard) for letter in taken.letters if letter.lease]
+        finally:
+            self._session.holdings.hold(places, letters)
+        self._session.clock.heard(taken.now_ms)
+        self.replied_at = monotonic()
+        self.suspect_due_ms = taken.suspect_due_ms
+        if not alone:
+            self.is_idle = not (letters or taken.more)
+        self.ready.set()
+        if taken.remade:
+            self.group_was_missing.set()
+        if letters:
+            self._dispatch(letters)
+        return taken
+
+    async def _rest(self, taken: Taken) -> None:
+        """Sleep until the next due time, a new letter or a wake-up, at most 1 s; not at all while there is more."""
+        if taken.more or taken.letters:
+            return
+        self._listen_from = taken.mark
+        self._listen.set()
+        due_in_s = LONGEST_SLEEP_S
+        if taken.next_due_ms is not None:
+            due_in_s = min(due_in_s, max(0.001, (taken.next_due_ms - taken.now_ms) / 1000))
+        await self._sleep(due_in_s)
+
+    async def _sleep(self, seconds: float) -> None:
+        self._sleeps_until = monotonic() + seconds
+        while (left := self._sleeps_until - monotonic()) > 0 and not self._wake.is_set():
+            self._replan = anyio.Event()
+            with anyio.move_on_after(left):
+                await self._replan.wait()
+        self._sleeps_until = 0.0
+
+    async def _listen_for_new(self) -> None:
+        """Wake the taker when the stream has an entry past the mark. Nothing is consumed by that."""
+        while True:
+            await self._listen.wait()
+            self._listen = anyio.Event()
+            try:
+                await self.shard.wait(self._listen_from or b"0-0", LONGEST_SLEEP_S)
+            except Exception as error:
+                if classify(error) is Meaning.FATAL:
+                    logger.warning("shard %s: cannot listen: %s", self.shard.tag, error)
+                await anyio.sleep(0.1)  # the taker polls meanwhile
+            else:
+                self._wake.set()
+                self._replan.set()

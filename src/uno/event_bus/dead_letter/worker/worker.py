@@ -1,0 +1,87 @@
+"""The worker: every role in one task group, a readiness handshake, and an ordered stop."""
+
+from functools import partial
+
+import anyio
+from anyio.abc import TaskGroup
+
+from uno.event_bus.dead_letter.store.shard import Shard
+from uno.event_bus.dead_letter.worker.crew import Crew, shielded
+from uno.event_bus.dead_letter.worker.isolator import Isolator
+from uno.event_bus.dead_letter.worker.reclaimer import Reclaimer
+from uno.event_bus.dead_letter.worker.session import Session, keep_running
+from uno.event_bus.dead_letter.worker.sweeper import Sweeper
+from uno.event_bus.dead_letter.worker.taker import Taker
+from uno.event_bus.dead_letter.worker.watchdog import Watchdog
+
+__all__ = ["Worker"]
+
+
+class Worker:
+    """Serves every shard of a queue from this process. Runs once."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._stop = anyio.Event()
+        self._crew = Crew(session, self._scheduled)
+        self._takers = [Taker(session, shard, self._crew.dispatch) for shard in session.store.shards]
+        self._sweepers = [Sweeper(session, taker) for taker in self._takers]
+        self._isolator = Isolator(session, self._takers)
+        self.ready = anyio.Event()
+        """Set when every shard has answered."""
+
+    def _scheduled(self, shard: Shard, delay_s: float) -> None:
+        self._takers[shard.index].scheduled(delay_s)
+
+    def stop(self) -> None:
+        """Begin the ordered stop: take no more, let handlers finish within the grace time, settle, leave."""
+        self._stop.set()
+
+    async def run(self, *, until_idle: bool = False) -> None:
+        """Work until `stop`; or, with `until_idle`, until nothing is due.
+
+        Cancelling it is an ordered stop without the grace time: handlers are cancelled, their letters released.
+        """
+        await shielded(partial(self._serve, until_idle), self._stop_now)
+
+    def _stop_now(self) -> None:
+        self._crew.grace_s = 0.0
+        self._stop.set()
+
+    async def _serve(self, until_idle: bool) -> None:
+        async with self._crew.at_work() as background:
+            background.start_soon(keep_running, "isolator", self._isolator.run)
+            background.start_soon(keep_running, "watchdog", Watchdog(self._session, self._takers).run)
+            background.start_soon(self._announce)
+            for sweeper in self._sweepers:
+                background.start_soon(keep_running, "sweeper", sweeper.run)
+            if not until_idle:
+                self._start_reclaimers(background)
+            async with anyio.create_task_group() as group:
+                for taker in self._takers:
+                    group.start_soon(keep_running, "taker", taker.run)
+                await (self._idle() if until_idle else self._stop.wait())
+                self._session.holdings.shut()
+                for taker in self._takers:
+                    taker.wake()
+
+    def _start_reclaimers(self, group: TaskGroup) -> None:
+        for taker in self._takers:
+            reclaimer = Reclaimer(self._session, taker.shard, taker.suspect_seen)
+            group.start_soon(keep_running, "reclaimer", reclaimer.run)
+
+    async def _announce(self) -> None:
+        for taker in self._takers:
+            await taker.ready.wait()
+        self.ready.set()
+
+    async def _idle(self) -> None:
+        """Wait until no shard has anything due and nothing is held."""
+        holdings = self._session.holdings
+        while not self._stop.is_set():
+            idle = all(taker.is_idle for taker in self._takers) and holdings.is_empty
+            behind = any(sweeper.is_behind for sweeper in self._sweepers)
+            if idle and not behind and not self._isolator.has_due():
+                return
+            with anyio.move_on_after(0.01):
+                await holdings.changed()
