@@ -1,0 +1,1 @@
+"""`uno dead-letter …`: one file a group of commands."""

@@ -1,0 +1,43 @@
+"""`uno dead-letter`: the table of its commands."""
+
+import click
+
+from uno.cli.group import LazyGroup
+
+__all__ = ["dead_letter"]
+
+_HERE = "uno.cli.dead_letter"
+
+COMMANDS = {
+    "worker": (f"{_HERE}.run:worker", "Try letters again, with an application's handlers."),
+    "demo": (f"{_HERE}.run:demo", "Show the main job on events that fail."),
+    "list": (f"{_HERE}.browse:list_", "List open letters."),
+    "show": (f"{_HERE}.browse:show", "Show all of one letter."),
+    "stats": (f"{_HERE}.browse:stats", "Count letters by state, and what became of them."),
+    "retry": (f"{_HERE}.act:retry", "Send letters back to the workers now."),
+    "replay": (f"{_HERE}.replay:replay", "Run letters now, in this process."),
+    "discard": (f"{_HERE}.act:discard", "Remove letters for good, by id."),
+    "clear": (f"{_HERE}.act:clear", "Remove all letters that match."),
+    "import": (f"{_HERE}.keep:import_", "Capture events from a file of JSON lines."),
+    "verify": (f"{_HERE}.check:verify", "Check that every letter is accounted for."),
+    "health": (f"{_HERE}.check:health", "Check that the queue is fit to work."),
+}
+
+
+@click.group("dead-letter", cls=LazyGroup, where=COMMANDS)
+def dead_letter() -> None:
+    """Keep failed events, try them again, and look after those that nothing could cure.
+
+    Commands find Redis by --redis-url, else DLQ_REDIS_URL, else REDIS_URL; every other setting is a DLQ_…
+    variable. What they print on a terminal is for people; anywhere else it is JSON (choose with -o).
+
+    Exit status:
+      0 ok                       3 no such letter
+      1 failure                  4 refused, or in conflict
+      2 usage or settings        5 Redis cannot be reached
+
+    Examples:
+      uno dead-letter worker --app shop.events:queue
+      uno dead-letter list --state parked
+      uno dead-letter retry 2-1718000000000-0
+    """

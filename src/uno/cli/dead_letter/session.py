@@ -1,0 +1,62 @@
+"""Running async commands, and opening the queue they work on."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, Concatenate
+
+from uno.cli.dead_letter.options import queue_options
+
+if TYPE_CHECKING:
+    from uno.event_bus.dead_letter import DeadLetterQueue
+
+__all__ = ["closing", "on_queue", "run_async", "with_queue"]
+
+
+def run_async[T](function: Callable[[], Awaitable[T]]) -> T:
+    """Run an async function to its end, on uvloop where it is installed."""
+    from importlib.util import find_spec
+
+    import anyio
+
+    return anyio.run(function, backend_options={"use_uvloop": find_spec("uvloop") is not None})
+
+
+def with_queue[**P](
+    command: "Callable[Concatenate[DeadLetterQueue, P], Awaitable[int | None]]",
+) -> Callable[..., int | None]:
+    """Give a command the options of a queue, and run it with that queue, open, as its first argument."""
+
+    @queue_options
+    @wraps(command)
+    def run(*, redis_url: str | None, queue: str | None, **options: Any) -> int | None:
+        called: Callable[..., Awaitable[int | None]] = command
+        return run_async(partial(on_queue, lambda opened: called(opened, **options), redis_url, queue))
+
+    return run
+
+
+async def on_queue[T](
+    function: "Callable[[DeadLetterQueue], Awaitable[T]]",
+    redis_url: str | None = None,
+    queue: str | None = None,
+) -> T:
+    """Call a function with the queue that the options name, or the variables where they name nothing."""
+    from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue
+
+    config = DeadLetterConfig.from_env(redis_url=redis_url, queue=queue)
+    async with closing(DeadLetterQueue(config.require_redis_url(), config)) as opened:
+        return await function(opened)
+
+
+@asynccontextmanager
+async def closing(queue: "DeadLetterQueue") -> "AsyncGenerator[DeadLetterQueue]":
+    """Open a queue, and close it at the end: also when it could not be opened, or work was cancelled."""
+    import anyio
+
+    try:
+        await queue.open()
+        yield queue
+    finally:
+        with anyio.CancelScope(shield=True):
+            await queue.aclose()

@@ -1,0 +1,76 @@
+"""Is this queue fit to work: does every shard answer, are letters safe here, does the layout fit?"""
+
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Final
+
+from uno.event_bus.dead_letter.errors import DeadLetterError
+from uno.event_bus.dead_letter.store import browse
+from uno.event_bus.dead_letter.store.server import ServerFacts, read_facts
+from uno.event_bus.dead_letter.store.shard import Layout, Shard
+from uno.event_bus.dead_letter.store.store import Store
+
+__all__ = ["Finding", "examine"]
+
+FULL_AT: Final = 0.9
+"""Share of `maxmemory` from which captures may soon be refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    check: str
+    ok: bool
+    detail: str
+
+
+async def examine(store: Store) -> list[Finding]:
+    """Return what was found on an open store; it is fit for work when every finding is ok.
+
+    That it is open already says that the server is not too old, and that layout and protocol fit.
+    """
+    facts = await read_facts(store.node)
+    return [
+        Finding(
+            "server",
+            True,
+            f"{facts.name} {facts.version or '(version hidden)'} at {store.node.target.address}",
+        ),
+        _eviction(facts),
+        _memory(facts),
+        _layout(store.layout),
+        *[await _shard(shard) for shard in store.shards],
+    ]
+
+
+def _layout(layout: Layout) -> Finding:
+    lease_s = layout.lease_ms / 1000
+    detail = f"format {layout.format}, {layout.shards} shards, leases of {lease_s:g} s, epoch {layout.epoch}"
+    return Finding("layout", True, detail)
+
+
+def _eviction(facts: ServerFacts) -> Finding:
+    if facts.may_evict:
+        detail = f"{facts.eviction_policy} deletes whole streams of letters when memory is full: set noeviction"
+        return Finding("eviction", False, detail)
+    return Finding("eviction", True, facts.eviction_policy or "hidden by the server; it must be noeviction")
+
+
+def _memory(facts: ServerFacts) -> Finding:
+    used = f"{facts.used_memory / 2**20:,.0f} MiB used"
+    if not facts.maxmemory:
+        return Finding("memory", True, f"{used}, no maxmemory")
+    share = facts.used_memory / facts.maxmemory
+    detail = f"{used}, {share:.0%} of maxmemory"
+    return Finding("memory", True, detail if share < FULL_AT else f"{detail}: captures will soon be refused")
+
+
+async def _shard(shard: Shard) -> Finding:
+    began = perf_counter()
+    try:
+        found = await browse.stats(shard)
+    except DeadLetterError as error:
+        return Finding(f"shard {shard.index}", False, str(error))
+    took_ms = (perf_counter() - began) * 1000
+    return Finding(f"shard {shard.index}", True, f"{found['open']} letters, answered in {took_ms:.1f} ms")
