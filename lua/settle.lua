@@ -11,9 +11,9 @@
 --       8 group_info  hash    dlq:{<queue>:<i>.<k>}:group_info
 -- ARGV  1 protocol int;  2 epoch int;  3 clock µs, or empty: the server's time
 --       4 consumer text
---       5… outcomes  id text, token int, verb (resolve | retry | park | release | discard), delay int ms,
---                    failed 0|1: the handler ran and failed, reason text, history bytes (empty: keep),
---                    fingerprint text: 8 arguments an outcome
+--       5… outcomes  id text, token int, verb (resolve | retry | park | release | discard), detail text (of a
+--                    letter that ends its fingerprint, else "<delay ms> <failed 0|1> <reason>": failed when the
+--                    handler ran and failed), history bytes (empty: keep): 5 arguments an outcome
 -- GIVES for each outcome OK, LOST (the lease is another's, or over) or GONE (no such entry)
 -- FAILS UPGRADE, LAYOUT
 -- COST  O(n log m): n outcomes, m letters in the shard
@@ -23,7 +23,7 @@
 local letters, meta, schedule, parked, state, history, groups, group_info =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local consumer = ARGV[4]
-local FIRST, WIDTH = 5, 8
+local FIRST, WIDTH = 5, 5
 -- include lib/guard.lua
 -- include lib/rows.lua
 -- include lib/clock.lua
@@ -36,34 +36,49 @@ local FIRST, WIDTH = 5, 8
 local TOTAL = { resolve = 'resolved', retry = 'retried', park = 'parked', release = 'released', discard = 'discarded' }
 local ENDS = { resolve = true, discard = true }
 
-local named = {}
+local details = {} -- of the outcomes that do not end their letter: delay, failed, reason
+local named, n = {}, 0
 for at = FIRST, #ARGV, WIDTH do
-  if not TOTAL[ARGV[at + 2]] then
-    return redis.error_reply('ERR settle: unknown verb ' .. ARGV[at + 2])
+  local verb = ARGV[at + 2]
+  if not TOTAL[verb] then
+    return redis.error_reply('ERR settle: unknown verb ' .. verb)
   end
-  named[#named + 1] = ARGV[at]
+  if not ENDS[verb] then
+    local delay, failed, reason = string.match(ARGV[at + 3], '^(%d+) ([01]) (.*)$')
+    if not delay then
+      return redis.error_reply('ERR settle: detail is not "<delay ms> <failed 0|1> <reason>" of ' .. ARGV[at])
+    end
+    details[at] = { tonumber(delay), tonumber(failed), reason }
+  end
+  n = n + 1
+  named[n] = ARGV[at]
 end
-if #named == 0 then
+if n == 0 then
   return {}
 end
 
 local held_tokens = tokens_held(named)
 local verdicts, accepted, kept = {}, {}, {}
-for at = FIRST, #ARGV, WIDTH do
+local token_text, token -- letters of one `take` share it
+for i = 1, n do
+  local at = FIRST + (i - 1) * WIDTH
   local id = ARGV[at]
+  if ARGV[at + 1] ~= token_text then
+    token_text, token = ARGV[at + 1], tonumber(ARGV[at + 1])
+  end
   local verdict = 'OK'
-  if not held_tokens[id] or held_tokens[id] ~= tonumber(ARGV[at + 1]) then
+  if not token or held_tokens[id] ~= token then
     verdict = #redis.call('XRANGE', letters, id, id) > 0 and 'LOST' or 'GONE'
-  elseif not ENDS[ARGV[at + 2]] and #redis.call('XRANGE', letters, id, id) == 0 then
+  elseif details[at] and #redis.call('XRANGE', letters, id, id) == 0 then
     verdict = 'GONE' -- a stranger deleted the entry and left the lease: no row may name it
   else
     held_tokens[id] = nil -- named twice in one call: only the first counts
     accepted[#accepted + 1] = at
-    if not ENDS[ARGV[at + 2]] then
+    if details[at] then
       kept[#kept + 1] = id
     end
   end
-  verdicts[#verdicts + 1] = verdict
+  verdicts[i] = verdict
 end
 if #accepted == 0 then
   return verdicts
@@ -77,36 +92,38 @@ if #kept > 0 then
 end
 
 local records, histories, due, newly_parked = {}, {}, {}, {}
-local ended, released_leases, tally, totals = { resolve = {}, discard = {} }, {}, {}, {}
+local ended, settled, tally, totals = { resolve = {}, discard = {} }, {}, {}, {}
 local function append(list, first, second)
   list[#list + 1] = first
   list[#list + 1] = second
 end
-for _, at in ipairs(accepted) do
-  local id, verb, packed_history, fingerprint = ARGV[at], ARGV[at + 2], ARGV[at + 6], ARGV[at + 7]
-  released_leases[#released_leases + 1] = id
-  if ENDS[verb] then
-    ended[verb][#ended[verb] + 1] = id
+for i, at in ipairs(accepted) do
+  local id, verb, detail = ARGV[at], ARGV[at + 2], details[at]
+  settled[i] = id
+  if not detail then
+    local ids, fingerprint = ended[verb], ARGV[at + 3]
+    ids[#ids + 1] = id
     if fingerprint ~= '' then
       tally[fingerprint] = (tally[fingerprint] or 0) + 1
     end
   else
+    local delay, failed, reason = unpack(detail)
     totals[TOTAL[verb]] = (totals[TOTAL[verb]] or 0) + 1
     local record = unpack_record(packed_records[id])
-    record[FAILURES] = record[FAILURES] + tonumber(ARGV[at + 4])
+    record[FAILURES] = record[FAILURES] + failed
     if verb == 'release' then
       record[RELEASES] = record[RELEASES] + 1
     else
-      record[REASON] = ARGV[at + 5]
+      record[REASON] = reason
     end
     append(records, id, cmsgpack.pack(record))
-    if packed_history ~= '' then
-      append(histories, id, packed_history)
+    if ARGV[at + 4] ~= '' then
+      append(histories, id, ARGV[at + 4])
     end
     if verb == 'park' then
       append(newly_parked, int(now_ms), id)
     else
-      append(due, int(now_ms + tonumber(ARGV[at + 3])), id)
+      append(due, int(now_ms + delay), id)
     end
   end
 end
@@ -135,5 +152,5 @@ for name, by in pairs(totals) do
   count(name, by)
 end
 leave_groups(tally)
-redis.call('XACK', letters, 'workers', unpack(released_leases))
+redis.call('XACK', letters, 'workers', unpack(settled))
 return verdicts

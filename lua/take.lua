@@ -68,7 +68,9 @@ else
     source, suspect, most = suspects, true, 1
   elseif wanted > 0 then
     ids = redis.call('ZRANGEBYSCORE', schedule, '-inf', int(now_ms), 'LIMIT', 0, wanted + 1)
-    local kept_for_due = math.min(#ids, wanted - math.ceil(wanted / 4))
+    -- Of fewer than four places the quarter is drawn: taking one by one must not starve the due letters.
+    local kept_for_new = wanted >= 4 and math.ceil(wanted / 4) or (tonumber(token) % 4 < wanted and 1 or 0)
+    local kept_for_due = math.min(#ids, wanted - kept_for_new)
     walk = walk_new(mark, wanted - kept_for_due, math.max(wanted, 500))
     most = wanted - #walk.ready
   end

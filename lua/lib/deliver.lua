@@ -29,6 +29,7 @@ local function deliver(entries, leased)
     if leased[entry[1]] then
       n = n + 1
       delivered[n] = { entry[1], values_of(entry[2]) }
+      leased[entry[1]] = nil -- once a call: without mark and group's position, one that is due may seem new as well
     end
   end
   return delivered

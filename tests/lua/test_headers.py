@@ -101,9 +101,9 @@ MUTANTS = {
     "other common arguments": ("take", swap("3 clock µs, or empty", "3 clock s, or empty")),
     "an argument not declared": ("take", swap("return {\n", "local x = ARGV[8]\nreturn {\n")),
     "an argument declared but not used": ("hold", swap("4 why text, reserved", "4 why text")),
-    "rows that begin elsewhere": ("settle", swap("FIRST, WIDTH = 5, 8", "FIRST, WIDTH = 6, 8")),
-    "rows of another width": ("settle", swap("FIRST, WIDTH = 5, 8", "FIRST, WIDTH = 5, 7")),
-    "an index past the row's width": ("settle", swap("ARGV[at + 7]", "ARGV[at + 8]")),
+    "rows that begin elsewhere": ("settle", swap("FIRST, WIDTH = 5, 5", "FIRST, WIDTH = 6, 5")),
+    "rows of another width": ("settle", swap("FIRST, WIDTH = 5, 5", "FIRST, WIDTH = 5, 7")),
+    "an index past the row's width": ("settle", swap("ARGV[at + 4]", "ARGV[at + 5]")),
     "an include before what it needs": (
         "take",
         swap("-- include lib/fields.lua\n-- include lib/group.lua", "-- include lib/group.lua"),

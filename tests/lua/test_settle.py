@@ -186,13 +186,15 @@ async def test_without_a_group_every_lease_is_lost(shard: Shard, look: Look, lea
 @pytest.mark.parametrize(
     ("row", "what"),
     [
-        (["1-1", 1, "resolve", 0, 0, "", ""], "rows of 8"),
-        (["1-1", 1, "resolve", 0, 0, "", "", "", "x"], "rows of 8"),
-        (["{id}", TOKEN, "explode", 0, 0, "", "", ""], "unknown verb explode"),
-        (["{id}", TOKEN, "", 0, 0, "", "", ""], "unknown verb"),
-        (["{id}", TOKEN, "retry", "soon", 0, "", "", ""], "arithmetic|number"),
-        (["{id}", TOKEN, "retry", 0, "maybe", "", "", ""], "arithmetic|number"),
-        (["no id", TOKEN, "retry", 0, 0, "", "", ""], "Invalid stream ID"),
+        (["1-1", 1, "resolve", ""], "rows of 5"),
+        (["1-1", 1, "resolve", "", "", "x"], "rows of 5"),
+        (["{id}", TOKEN, "explode", "0 0 ", ""], "unknown verb explode"),
+        (["{id}", TOKEN, "", "0 0 ", ""], "unknown verb"),
+        (["{id}", TOKEN, "retry", "soon 0 ", ""], "detail is not"),
+        (["{id}", TOKEN, "retry", "0 maybe ", ""], "detail is not"),
+        (["{id}", TOKEN, "retry", "0 1", ""], "detail is not"),
+        (["{id}", TOKEN, "park", "inf 0 ", ""], "detail is not"),
+        (["no id", TOKEN, "retry", "0 0 ", ""], "Invalid stream ID"),
     ],
 )
 async def test_a_malformed_outcome_refuses_the_whole_call(
@@ -200,7 +202,7 @@ async def test_a_malformed_outcome_refuses_the_whole_call(
 ) -> None:
     """Also the good outcome before it: nothing is written."""
     before = look.snapshot()
-    good: list[str | int] = [leased[1].removeprefix("0-"), TOKEN, "resolve", 0, 0, "", "", ""]
+    good: list[str | int] = [leased[1].removeprefix("0-"), TOKEN, "resolve", "", ""]
     words = [str(word).format(id=leased[0].removeprefix("0-")) for word in row]
     with pytest.raises(Exception, match=what):
         await shard.call("settle", ["w", *good, *words])
@@ -213,7 +215,7 @@ async def test_a_token_that_is_no_number_is_nobodys(token: str, shard: Shard, lo
     await settle(shard, leased[2], Verb.PARK)
     before = look.snapshot()
     for id in (leased[0], leased[2]):
-        reply = await shard.call("settle", ["w", id.removeprefix("0-"), token, "resolve", 0, 0, "", "", ""])
+        reply = await shard.call("settle", ["w", id.removeprefix("0-"), token, "resolve", "", ""])
         assert reply == [b"LOST"]
     assert look.snapshot() == before
 

@@ -190,3 +190,11 @@ async def test_a_due_letter_that_is_leased_already_is_not_leased_again(shard: Sh
     before = look.leases
     assert ids(await shard.take("w2", 5)) == []
     assert look.leases == before and look.schedule == {}
+
+
+async def test_taking_one_by_one_starves_neither_kind(shard: Shard) -> None:
+    """Of a single place the new letters' quarter is drawn by the token, which grows by one with each take here."""
+    await due_letters(shard, 20)
+    new_ids = await shard.add(several(20, "new"), window_ms=0)
+    taken = [ids(await shard.take("w", 1))[0] for _ in range(16)]
+    assert sum(id in new_ids for id in taken) == 4

@@ -46,6 +46,7 @@ class Server:
     """One running server; `name` is one of `binaries.SERVERS`, `options` are further flags of its command line."""
 
     def __init__(self, name: str, *options: str) -> None:
+        self._binary = binaries.binary(name)  # fails or skips the test before anything is made
         self.name = name
         self.options = options
         self.version = tuple(map(int, name.partition("-")[2].split(".")))
@@ -83,7 +84,7 @@ class Server:
 
     def start(self) -> None:
         """Start it, and return when it answers."""
-        command = [str(binaries.binary(self.name)), *SETTINGS, *self.options]
+        command = [str(self._binary), *SETTINGS, *self.options]
         self._process = subprocess.Popen(
             command,
             cwd=self.folder,

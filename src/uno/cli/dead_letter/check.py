@@ -72,9 +72,7 @@ async def health(queue: "DeadLetterQueue", /, *, output: str | None) -> int:
       uno dead-letter health
       uno dead-letter health -o json | jq .healthy
     """
-    from uno.event_bus.dead_letter.doctor import examine
-
-    findings = await examine(await queue._store())
+    findings = await queue.health()
     healthy = all(finding.ok for finding in findings)
     chosen = format_of(output)
     if chosen == "table":

@@ -105,13 +105,17 @@ class _Whole:
         return number
 
 
-class _PowerOfTwo(_Whole):
+class _Shards(_Whole):
+    """A power of two, or None: what the queue has."""
+
     def __init__(self, low: int, high: int) -> None:
         super().__init__(low, high, "shards")
         self.allowed = f"a power of two from {low} to {high}"
 
     @override
-    def check(self, value: object) -> int:
+    def check(self, value: object) -> int | None:  # type: ignore[override]  # None is allowed here alone
+        if value is None:
+            return None
         number = super().check(value)
         if number & (number - 1):
             raise ValueError
@@ -246,8 +250,10 @@ class DeadLetterConfig:
     )
     """Name of the queue; one service usually owns one. Queues share nothing but the server."""
 
-    shards: int = _setting(4, _PowerOfTwo(1, 4096))
+    shards: int | None = _setting(None, _Shards(1, 4096))
     """Slices of the queue, a power of two; counts only when the queue is created, growth is a verb of its own.
+
+    None: 4 for a new queue, else as many as the queue has. A value that the queue never had is `LayoutMismatch`.
 
     One shard is one hash slot: more shards spread over more cluster nodes, and cost each worker a connection
     and an idle poll per shard it serves. 1 keeps everything on one node; above 256 few deployments gain.

@@ -14,6 +14,7 @@ import anyio.to_thread
 from uno.event_bus.dead_letter.capture import Capturer
 from uno.event_bus.dead_letter.codec import type_name
 from uno.event_bus.dead_letter.config import DeadLetterConfig
+from uno.event_bus.dead_letter.doctor import Finding, examine
 from uno.event_bus.dead_letter.errors import ConfigError
 from uno.event_bus.dead_letter.handlers import Handler, Handlers
 from uno.event_bus.dead_letter.letter import Letter
@@ -99,7 +100,12 @@ class DeadLetterQueue:
             await anyio.to_thread.run_sync(self._server.stop)
 
     async def __aenter__(self) -> Self:
-        await self.open()
+        try:
+            await self.open()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.aclose()
+            raise
         return self
 
     async def __aexit__(
@@ -438,6 +444,10 @@ class DeadLetterQueue:
     async def verify(self) -> VerifyReport:
         """Check every invariant over the live queue, in bounded calls."""
         return await (await self._operations()).verify()
+
+    async def health(self) -> list[Finding]:
+        """Look at server, memory, layout and every shard; the queue is fit for work when every finding is ok."""
+        return await examine(await self._store())
 
 
 async def _then(event: anyio.Event, act: Callable[[], None]) -> None:

@@ -140,8 +140,12 @@ class Repaired:
     rows_removed: int = 0
 
 
+LATEST_MS: Final = 10**15
+"""A due time that a stranger set to infinity is shown as this one, ms."""
+
+
 def _optional_int(value: bytes) -> int | None:
-    return int(float(value)) if value else None
+    return int(min(float(value), LATEST_MS)) if value else None
 
 
 def counters_of(row: Sequence[Any]) -> Counters:
@@ -281,15 +285,13 @@ class Shard:
         """End leases; a lease that is not the caller's any more changes nothing. Safe to repeat."""
         args: list[Word] = [consumer]
         for outcome in outcomes:
+            ends = outcome.verb is Verb.RESOLVE or outcome.verb is Verb.DISCARD
             args += (
-                self.stream_id(outcome.letter_id),
+                outcome.letter_id.partition("-")[2],
                 outcome.token,
                 outcome.verb,
-                outcome.delay_ms,
-                int(outcome.failed),
-                outcome.reason,
+                outcome.fingerprint if ends else f"{outcome.delay_ms} {outcome.failed:d} {outcome.reason}",
                 outcome.history,
-                outcome.fingerprint,
             )
         reply = await self.call("settle", args)
         return [_VERDICTS[verdict] for verdict in reply]

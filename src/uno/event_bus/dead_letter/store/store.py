@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from typing import Final
 
 import anyio
 
@@ -18,6 +19,10 @@ from uno.event_bus.dead_letter.store.shard import LARGEST_BATCH, Layout, Shard
 __all__ = ["Store"]
 
 
+DEFAULT_SHARDS: Final = 4
+"""Shards of a queue that is made without a word about them."""
+
+
 class Store:
     """All of a queue that is in Redis. `open` before use; `close` at the end."""
 
@@ -25,7 +30,8 @@ class Store:
         self.queue = config.queue
         self.node = Node(target, timeout_s=config.operation_timeout, client_name=client_name)
         self.shards: list[Shard] = []
-        self.layout = Layout(FORMAT, config.shards, config.shards, int(config.lease_seconds * 1000), 1)
+        shards = config.shards or DEFAULT_SHARDS
+        self.layout = Layout(FORMAT, shards, shards, int(config.lease_seconds * 1000), 1)
         self._config = config
         self._opening = anyio.Lock()
 
@@ -49,7 +55,7 @@ class Store:
         await self.node.close()
 
     async def _read_layout(self) -> Layout:
-        args = (PROTOCOL, 1, "", self._config.shards, int(self._config.lease_seconds * 1000))
+        args = (PROTOCOL, 1, "", self.layout.shards, self.layout.lease_ms)
         try:
             reply = await self.node.call(script("layout"), [layout_key(self.queue)], args, queue=self.queue)
         except Refused as refused:
@@ -62,7 +68,7 @@ class Store:
     def _follow(self, found: Layout) -> None:
         if found.format > FORMAT:
             raise LayoutMismatch(self.queue, "format", FORMAT, found.format, "upgrade this process")
-        ours = self._config.shards
+        ours = self._config.shards or found.shards
         # Counts are powers of two: an earlier count of a queue that grew is home_shards times some of them.
         if not found.home_shards <= ours <= found.shards:
             raise LayoutMismatch(

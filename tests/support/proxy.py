@@ -1,0 +1,184 @@
+"""A network between an engine and its server that a test may harm: delays, cuts, silences, lost replies.
+
+It runs on a thread and an event loop of its own, so that a test may block its loop. All random choices come
+from a seed.
+"""
+
+import asyncio
+import contextlib
+import random
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+CHUNK = 65_536
+
+
+class _Wire:
+    """One connection through the proxy."""
+
+    def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+        self.client, self.server = client, server
+        self.silent = False
+        """Nothing passes any more, in either direction; nobody is told."""
+        self.loses_reply = False
+        """The next bytes from the server are thrown away, and both ends closed."""
+
+    def reset(self) -> None:
+        for writer in (self.client, self.server):
+            writer.transport.abort()
+
+
+class Proxy:
+    """Listens on a unix socket (`url`) and passes everything on to the server of `target_url`, ``unix://…``."""
+
+    def __init__(self, target_url: str, *, seed: int = 1) -> None:
+        self._target = urlsplit(target_url).path
+        self._random = random.Random(seed)
+        self._folder = Path(tempfile.mkdtemp(prefix="uno-proxy-"))
+        self.path = self._folder / "proxy.sock"
+        self.url = f"unix://{self.path}"
+        self.max_delay_s = 0.0
+        """Each chunk, either way, waits for a random time up to this."""
+        self.refusing = False
+        """New connections are closed at once."""
+        self.accepted = 0
+        """Connections so far."""
+        self._silence: Callable[[bytes], bool] = lambda chunk: False
+        self._lose: tuple[bytes, int] = (b"", 0)
+        self._wires: set[_Wire] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, name="proxy")
+        self._started = threading.Event()
+
+    # -- strokes -------------------------------------------------------------------------------------
+
+    def silence(self, *, containing: bytes = b"") -> None:
+        """From now on nothing passes on a connection on which a request with these bytes is sent (any: all of them).
+
+        No end is closed: it is as if the network had gone.
+        """
+        self._silence = lambda chunk: containing in chunk
+        if not containing:
+            self._in_loop(self._silence_all)
+
+    def _silence_all(self) -> None:
+        for wire in self._wires:
+            wire.silent = True
+
+    def heal(self) -> None:
+        """End what `silence` began; connections that were silent are reset."""
+        self._silence = lambda chunk: False
+        self._lose = (b"", 0)
+        self.refusing = False
+        self._in_loop(lambda: [wire.reset() for wire in self._wires if wire.silent])
+
+    def reset_all(self) -> None:
+        """Reset every connection."""
+        self._in_loop(lambda: [wire.reset() for wire in self._wires])
+
+    def lose_replies(self, containing: bytes, times: int) -> None:
+        """Lose the replies of the next requests with these bytes: the server does what they say, nobody hears of it."""
+        self._lose = (containing, times)
+
+    @property
+    def replies_to_lose(self) -> int:
+        """How many of those are still to come."""
+        return self._lose[1]
+
+    @property
+    def open_connections(self) -> int:
+        return len(self._wires)
+
+    # -- life ----------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._started.wait(10)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _in_loop(self, act: Callable[[], Any]) -> None:
+        done = threading.Event()
+
+        def run() -> None:
+            act()
+            done.set()
+
+        self._loop.call_soon_threadsafe(run)
+        assert done.wait(10)
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        server = self._loop.run_until_complete(asyncio.start_unix_server(self._connect, str(self.path)))
+        self._started.set()
+        self._loop.run_forever()
+        server.close()
+        for wire in list(self._wires):
+            wire.reset()
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self._loop.close()
+
+    async def _connect(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        if self.refusing:
+            client.transport.abort()
+            return
+        try:
+            server_reader, server = await asyncio.open_unix_connection(self._target)
+        except OSError:
+            client.transport.abort()
+            return
+        wire = _Wire(client, server)
+        self._wires.add(wire)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pass_requests(wire, client_reader))
+                group.create_task(self._pass_replies(wire, server_reader))
+        finally:
+            self._wires.discard(wire)
+            wire.reset()
+
+    async def _pass_requests(self, wire: _Wire, reader: asyncio.StreamReader) -> None:
+        with contextlib.suppress(ConnectionError):
+            while chunk := await reader.read(CHUNK):
+                wire.silent = wire.silent or self._silence(chunk)
+                if wire.silent:
+                    continue
+                word, times = self._lose
+                if times and word in chunk:
+                    self._lose = (word, times - 1)
+                    wire.loses_reply = True
+                await self._pass(chunk, wire.server)
+        wire.reset()
+
+    async def _pass_replies(self, wire: _Wire, reader: asyncio.StreamReader) -> None:
+        with contextlib.suppress(ConnectionError):
+            while chunk := await reader.read(CHUNK):
+                if wire.silent:
+                    continue
+                if wire.loses_reply:
+                    break
+                await self._pass(chunk, wire.client)
+        if not wire.silent:
+            wire.reset()
+
+    async def _pass(self, chunk: bytes, to: asyncio.StreamWriter) -> None:
+        if self.max_delay_s:
+            await asyncio.sleep(self._random.random() * self.max_delay_s)
+        to.write(chunk)
+        await to.drain()
