@@ -152,10 +152,9 @@ class Crew:
 
     def lines(self) -> list[Line]:
         """Every start and end of a handler, by time."""
-        found = []
-        for path in self.ledger.glob("*.jsonl"):
-            for text in path.read_bytes().splitlines():
-                found.append(Line(*json.loads(text)))
+        found = [
+            Line(*json.loads(text)) for path in self.ledger.glob("*.jsonl") for text in path.read_bytes().splitlines()
+        ]
         return sorted(found, key=lambda line: line.at)
 
     def starts(self) -> Counter[int]:
@@ -210,8 +209,13 @@ class Leases:
 def seed_of(name: str) -> int:
     """The seed of a test: DLQ_TEST_SEED, or a fixed one by its name; printed, so that a failure can be repeated."""
     seed = int(os.environ.get("DLQ_TEST_SEED") or sum(map(ord, name)))
-    print(f"{name}: DLQ_TEST_SEED={seed}")  # noqa: T201 - shown by pytest when the test fails
+    say(f"{name}: DLQ_TEST_SEED={seed}")
     return seed
+
+
+def say(text: str) -> None:
+    """Say what a run has shown: pytest shows it when the test fails, or with ``-s``."""
+    print(text)  # noqa: T201 - said above
 
 
 def seeded(name: str) -> random.Random:

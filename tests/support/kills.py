@@ -72,7 +72,9 @@ class Kills:
     def stats(self) -> QueueStats:
         return self.ask(self.queue.stats())
 
-    def wait_for(self, check: Callable[[QueueStats], Any], *, within_s: float, meanwhile: Callable[[], Any] = bool) -> float:
+    def wait_for(
+        self, check: Callable[[QueueStats], Any], *, within_s: float, meanwhile: Callable[[], Any] = bool
+    ) -> float:
         """Wait until the stats are so; return the seconds that took."""
         began = time.monotonic()
         while not check(stats := self.stats):

@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Any
 
 import anyio
+import anyio.to_thread
 
 from uno.event_bus.dead_letter import DeadLetterQueue
 from uno.event_bus.dead_letter.worker.session import Report
@@ -83,8 +84,7 @@ def running_in_a_thread(make: Callable[[], DeadLetterQueue]) -> Iterator[threadi
             group.start_soon(run)
             await began.wait()
             ready.set()
-            while not stop.is_set():
-                await anyio.sleep(0.01)
+            await anyio.to_thread.run_sync(stop.wait)
             ended.set()
         await queue.aclose()
 

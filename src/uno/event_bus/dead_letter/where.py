@@ -17,7 +17,7 @@ type Values = str | Sequence[str] | None
 class Where:
     """Letters whose fields have one of the given values; different fields must all match, None matches any.
 
-    Raises `ConfigError` when `state` has a value that is no `LetterState`.
+    Raises `ConfigError` when `state` has a value that is no `LetterState`, and for a field without any value.
     """
 
     state: Values = None
@@ -30,6 +30,9 @@ class Where:
 
     def __post_init__(self) -> None:
         known = [state.value for state in LetterState]
+        for name, values in self.conditions().items():
+            if not values:
+                raise ConfigError(f"where: {name} has no value; leave it out to match any")
         for state in self.conditions().get("state", ()):
             if state not in known:
                 raise ConfigError(f"where: state is {state!r}; allowed are {', '.join(known)}")

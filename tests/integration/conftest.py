@@ -1,0 +1,78 @@
+"""Queues on a real server, each of which must be clean, and leave nothing behind, when its test ends."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.kills import Kills
+from tests.support.servers import Server
+from tests.support.waiting import eventually
+from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue
+
+SETTINGS: dict[str, Any] = {"shards": 2, "retry_delay": 0.02, "operation_timeout": 2.0, "shutdown_grace": 5.0}
+"""What tests say unless they say otherwise: few shards, soon again."""
+
+
+class Queues:
+    """Makes queues on the test's server; `lost_externally` is what the test itself takes from them."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.lost_externally = 0
+        self._made: list[DeadLetterQueue] = []
+        self._of_others: set[str] = set()
+        self._of_others = {row["id"] for row in self._rows()}
+
+    def _rows(self) -> list[dict[str, str]]:
+        rows: list[dict[str, str]] = self.server.client.client_list()
+        return [row for row in rows if row["name"].startswith("uno-dlq") and row["id"] not in self._of_others]
+
+    def __call__(self, redis: Any = None, *, recorder: Any = None, **settings: Any) -> DeadLetterQueue:
+        config = DeadLetterConfig(**(SETTINGS | settings))
+        made = DeadLetterQueue(self.server.url if redis is None else redis, config, recorder=recorder)
+        self._made.append(made)
+        return made
+
+    def connections(self) -> list[str]:
+        """What the server says of each connection that the engine has."""
+        return [f"{row['name']} {row['cmd']}" for row in self._rows()]
+
+    async def close(self) -> None:
+        """Close what was made; check the letters of each queue, and that no connection is left."""
+        names = {(made.config.queue, made.config.shards): made for made in self._made}
+        for made in self._made:
+            await made.aclose()
+        await eventually(lambda: not self.connections(), within_s=5, what=f"connections are left: {self.connections()}")
+        lost = 0
+        for name, shards in names:
+            async with DeadLetterQueue(
+                self.server.url, DeadLetterConfig(queue=name, shards=shards, enabled=False)
+            ) as queue:
+                report = await queue.verify()
+            assert report.clean, report
+            lost += report.lost_externally
+        assert lost == self.lost_externally
+
+
+@pytest.fixture
+async def queues(server: Server) -> AsyncIterator[Queues]:
+    """Make queues: ``queues(lease_seconds=1, …)``. At the end: `verify`, no connection and no task left."""
+    made = Queues(server)
+    yield made
+    await made.close()
+    await eventually(lambda: not _tasks(), within_s=5, what=f"tasks are left: {_tasks()}")
+
+
+def _tasks() -> list[asyncio.Task[Any]]:
+    """The tasks of this loop that are not the test runner's own."""
+    return [task for task in asyncio.all_tasks() if "TestRunner" not in repr(task.get_coro())]
+
+
+@pytest.fixture
+def kills(server: Server, tmp_path: Path) -> Iterator[Kills]:
+    """A queue, worker processes on it, and the check of all promises at the end."""
+    with Kills(server, tmp_path) as made:
+        yield made

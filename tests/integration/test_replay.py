@@ -1,0 +1,351 @@
+"""Replay: letters run now, in this process; and the operators' verbs around it."""
+
+from collections import Counter
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.integration.conftest import Queues
+from tests.support.waiting import eventually, running
+from uno.event_bus.dead_letter import (
+    ConfigError,
+    DeadLetterQueue,
+    DeadLetterReason,
+    Letter,
+    LetterNotFound,
+    LetterState,
+    LetterStateConflict,
+    Where,
+)
+
+
+async def states(queue: DeadLetterQueue) -> Counter[LetterState]:
+    return Counter([letter.state async for letter in queue.letters()])
+
+
+# -- replay -----------------------------------------------------------------------------------------------
+
+
+async def test_replay_runs_every_waiting_and_scheduled_letter_due_or_not(queues: Queues) -> None:
+    """And no parked one; the report unpacks as success and failed."""
+    queue = queues(shards=4, max_retries=5, retry_delay=3600)
+    ran: Counter[int] = Counter()
+
+    @queue.handler()
+    async def handle(event: int) -> None:
+        ran[event] += 1
+        if event % 10 == 3:
+            raise ValueError
+
+    ids = await queue.add_many(list(range(230)), delay=3600)
+    await queue.add_many([1003], delay=0)
+    await queue.process()  # 1003 has failed once, the others are scheduled now
+    ran.clear()
+    await queue.park(ids[0], "test")
+    report = await queue.replay_events(batch_size=20)
+    success, failed = report
+    assert (success, failed, report.matched, report.skipped) == (206, 24, 230, 0)
+    assert ran == Counter([*range(1, 230), 1003])
+    assert await states(queue) == {LetterState.SCHEDULED: 24, LetterState.PARKED: 1}
+
+
+async def test_replay_runs_parked_letters_when_it_is_asked_to(queues: Queues) -> None:
+    """By state, and by any other field."""
+    queue = queues()
+    done: list[int] = []
+    queue.add_handler(done.append)
+    ids = await queue.add_many([0, 1, 2, 3], type="a", delay=3600)
+    ids += await queue.add_many([4, 5], type="b", subscription_id="s", delay=3600)
+    for id in ids:
+        await queue.park(id, "test")
+    assert tuple(await queue.replay_events()) == (0, 0)
+    assert tuple(await queue.replay_events(where={"state": "parked", "type": "b"})) == (2, 0)
+    assert sorted(done) == [4, 5]
+    assert tuple(await queue.replay_events(where=Where(state=["parked", "scheduled"], event_id="none"))) == (0, 0)
+    assert tuple(await queue.replay_events(where=Where(state=LetterState.PARKED))) == (4, 0)
+
+
+async def test_a_dry_run_counts_and_runs_nothing(queues: Queues) -> None:
+    """Counters, states and totals stay as they were."""
+    queue = queues()
+    queue.add_handler(_never)
+    await queue.add_many(list(range(30)), delay=3600)
+    before = await queue.stats()
+    report = await queue.replay_events(dry_run=True, batch_size=7)
+    assert (report.matched, report.dry_run, *report) == (30, True, 0, 0)
+    after = await queue.stats()
+    assert (after.totals, after.open) == (before.totals, before.open)
+
+
+async def _never(event: Any) -> None:
+    raise AssertionError("never called")
+
+
+async def test_a_replay_runs_at_most_so_many_handlers_at_a_time(queues: Queues) -> None:
+    """`max_concurrent`, whatever the worker's own."""
+    queue = queues(concurrency=10)
+    now, most = 0, 0
+
+    @queue.handler()
+    async def handle(event: Any) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await anyio.sleep(0.005)
+        now -= 1
+
+    await queue.add_many(list(range(40)), delay=3600)
+    assert tuple(await queue.replay_events(max_concurrent=3)) == (40, 0)
+    assert most == 3
+
+
+async def test_a_replayed_letter_that_fails_follows_its_policy(queues: Queues) -> None:
+    """It is run once by this replay, counted as an attempt, and parked when it was the last."""
+    queue = queues(max_retries=2, retry_delay=0)
+    attempts: list[int] = []
+
+    @queue.handler()
+    async def handle(event: Any, letter: Letter) -> None:
+        attempts.append(letter.attempt)
+        raise ValueError
+
+    id = await queue.add({}, delay=3600)
+    assert tuple(await queue.replay_events()) == (0, 1)
+    assert tuple(await queue.replay_events()) == (0, 1)
+    assert attempts == [1, 2]
+    letter = await queue.get(id)
+    assert (letter.state, letter.counters.reason) == (LetterState.PARKED, DeadLetterReason.HANDLER_FAILED)
+
+
+async def test_letters_that_are_captured_during_a_replay_are_left_alone(queues: Queues) -> None:
+    """So a handler that captures what it fails does not keep the replay going for ever."""
+    queue = queues(shards=1)
+    count = 0
+
+    @queue.handler()
+    async def handle(event: Any) -> None:
+        nonlocal count
+        count += 1
+        await queue.add({}, delay=0)
+
+    await queue.add_many([1, 2, 3], delay=3600)
+    await anyio.sleep(0.002)
+    with anyio.fail_after(10):
+        assert tuple(await queue.replay_events(batch_size=1)) == (3, 0)
+    assert count == 3
+    assert (await queue.stats()).open == 3
+
+
+async def test_two_replays_and_a_worker_run_each_letter_once(queues: Queues) -> None:
+    """They lease like any worker; what another one has is skipped."""
+    queue, other, worker = queues(), queues(), queues()
+    ran: Counter[int] = Counter()
+
+    async def handle(event: int) -> None:
+        ran[event] += 1
+        await anyio.sleep(0.001)
+
+    for each in (queue, other, worker):
+        each.add_handler(handle)
+    await queue.add_many(list(range(300)), delay=1)
+    found: list[tuple[int, ...]] = []
+    async with running(worker), anyio.create_task_group() as group:
+        for each in (queue, other):
+
+            async def replay(each: DeadLetterQueue = each) -> None:
+                found.append(tuple(await each.replay_events(batch_size=10)))
+
+            group.start_soon(replay)
+    await worker.process()
+    assert ran == Counter(range(300))
+    assert sum(success for success, _ in found) <= 300
+
+
+async def test_a_replay_without_a_handler_skips_the_letter(queues: Queues) -> None:
+    """It is neither a success nor a failure."""
+    queue = queues()
+    await queue.add({}, delay=3600)
+    report = await queue.replay_events()
+    assert (report.matched, report.skipped, *report) == (1, 1, 0, 0)
+
+
+async def test_a_cancelled_replay_gives_its_letters_back(queues: Queues) -> None:
+    """Nothing stays leased; the rest is as it was."""
+    queue = queues(concurrency=3)
+    queue.add_handler(lambda event: None, "quick")
+    began = anyio.Event()
+
+    @queue.handler("slow")
+    async def slow(event: Any) -> None:
+        began.set()
+        await anyio.sleep(60)
+
+    await queue.add_many(list(range(20)), type="slow", delay=3600)
+    async with anyio.create_task_group() as group:
+        group.start_soon(queue.replay_events)
+        await began.wait()
+        group.cancel_scope.cancel()
+    stats = await queue.stats()
+    assert (stats.leased, stats.open, stats.totals["retried"], stats.totals["crashed"]) == (0, 20, 0, 0)
+
+
+async def test_suspects_and_held_letters_are_left_alone_by_a_replay(queues: Queues) -> None:
+    """A suspect must run alone, and a hold is an operator's will."""
+    queue = queues(shards=1)
+    queue.add_handler(_never)
+    await queue.add({}, delay=0)
+    shard = (await queue._store()).shards[0]
+    await shard.take("dead", 1)
+    await shard.reclaim(lease_ms=0, max_crashes=3)
+    assert tuple(await queue.replay_events(where={"state": ["suspect", "scheduled", "waiting"]})) == (0, 0)
+
+
+@pytest.mark.parametrize("where", [{"typ": "a"}, {"state": "gone"}, {"state": ["parked", "x"]}])
+async def test_a_filter_that_cannot_be_meant_is_refused(queues: Queues, where: dict[str, Any]) -> None:
+    """Rather than replaying everything."""
+    with pytest.raises(ConfigError, match="where"):
+        await queues().replay_events(where=where)
+
+
+# -- operators --------------------------------------------------------------------------------------------
+
+
+async def test_retry_sends_a_letter_of_any_idle_state_to_the_workers(queues: Queues) -> None:
+    """A parked one gets a new budget of retries."""
+    queue = queues(max_retries=1)
+    attempts: list[int] = []
+
+    @queue.handler()
+    async def handle(event: Any, letter: Letter) -> None:
+        attempts.append(letter.attempt)
+        raise ValueError
+
+    id = await queue.add({}, delay=3600)  # waiting
+    await queue.retry(id)
+    await queue.process()
+    assert (await queue.get(id)).state is LetterState.PARKED
+    await queue.retry(id)
+    letter = await queue.get(id)
+    assert (letter.state, letter.counters.redrives, letter.counters.failures) == (LetterState.SCHEDULED, 1, 1)
+    await queue.process()
+    assert attempts == [1, 2]
+    assert (await queue.get(id)).state is LetterState.PARKED
+
+
+async def test_verbs_on_letters_that_do_not_fit_say_so(queues: Queues) -> None:
+    """Leased, parked, gone, and ids that are none."""
+    queue = queues(shards=1)
+    id = await queue.add({}, delay=0)
+    shard = (await queue._store()).shards[0]
+    [leased] = (await shard.take("somebody", 1)).letters
+    assert leased.lease is not None
+    with pytest.raises(LetterStateConflict) as conflict:
+        await queue.retry(id)
+    assert (conflict.value.state, conflict.value.verb) == ("leased", "retry")
+    with pytest.raises(LetterStateConflict):
+        await queue.park(id, "why")
+    await queue.discard(id, "why")
+    for gone in (id, "0-1-1", "7-1-1", "nonsense", "", "0--", "0-99999999999999999999999-0"):
+        with pytest.raises(LetterNotFound):
+            await queue.get(gone)
+        with pytest.raises(LetterNotFound):
+            await queue.retry(gone)
+        with pytest.raises(LetterNotFound):
+            await queue.discard(gone, "why")
+    await shard.reclaim(lease_ms=0, max_crashes=3)
+
+
+async def test_a_verb_reaches_a_letter_far_behind_the_intake(queues: Queues) -> None:
+    """The last of 3,000 waiting letters can be retried, parked and discarded at once."""
+    queue = queues(shards=1)
+    ids = await queue.add_many(list(range(3000)), delay=0)
+    await queue.discard(ids[-1], "test")
+    await queue.park(ids[-2], "test")
+    await queue.retry(ids[-3], delay=60)
+    stats = await queue.stats()
+    assert (stats.open, stats.parked) == (2999, 1)
+    done: list[int] = []
+    queue.add_handler(done.append)
+    await queue.process()
+    assert len(done) == 2997
+
+
+async def test_letters_can_be_filtered_and_shown_without_bodies(queues: Queues) -> None:
+    """Different fields must all match, values of one are alternatives."""
+    queue = queues()
+    await queue.add_many([1, 2], type="a", error=ValueError("x"), delay=3600)
+    await queue.add_many([3], type="b", subscription_id="s", delay=3600)
+
+    async def found(**where: Any) -> int:
+        return len([letter async for letter in queue.letters(where)])
+
+    assert await found() == 3
+    assert await found(type=["a", "b"]) == 3
+    assert await found(type="a", error_type="ValueError") == 2
+    assert await found(type="a", subscription="s") == 0
+    assert await found(state="waiting") == 3
+    assert await found(state=[LetterState.PARKED]) == 0
+    assert {letter.payload async for letter in queue.letters(whole=False)} == {b""}
+
+
+async def test_stats_count_each_state_and_the_totals(queues: Queues) -> None:
+    """And tell the time, the oldest letter and the next due one."""
+    queue = queues()
+    queue.set_retry_policy(30)
+    queue.add_handler(_fail)
+    ids = await queue.add_many([1, 2, 3], delay=0)
+    await queue.process()
+    await queue.park(ids[0], "test")
+    await queue.add_many([4, 5], delay=60)
+    stats = await queue.stats()
+    assert (stats.open, stats.waiting, stats.scheduled, stats.parked, stats.leased) == (5, 2, 2, 1, 0)
+    assert stats.totals["captured"] == 5
+    assert stats.totals["retried"] == 3
+    assert stats.oldest_ms == min(int(id.split("-")[1]) for id in ids)
+    assert stats.next_due_ms is not None
+    assert 20_000 < stats.next_due_ms - stats.now_ms <= 30_000
+
+
+async def _fail(event: Any) -> None:
+    raise ValueError
+
+
+async def test_operators_and_workers_at_once_leave_a_clean_queue(queues: Queues) -> None:
+    """Retry, park and discard letters at random while two workers run them."""
+    queue, worker = queues(shards=1), queues(shards=1, max_retries=3, retry_delay=0.01)
+
+    @worker.handler()
+    async def handle(event: int, letter: Letter) -> None:
+        await anyio.sleep(0.001)
+        if letter.attempt <= event % 3:
+            raise ValueError
+
+    ids = await queue.add_many(list(range(150)), delay=0)
+    ended = Counter[str]()
+    async with running(worker), anyio.create_task_group() as group:
+        for n, id in enumerate(ids):
+
+            async def act(n: int = n, id: str = id) -> None:
+                try:
+                    match n % 3:
+                        case 0:
+                            await queue.retry(id)
+                        case 1:
+                            await queue.park(id, "test")
+                            await queue.retry(id)
+                        case _:
+                            await queue.discard(id, "test")
+                            ended["discarded"] += 1
+                except (LetterNotFound, LetterStateConflict) as error:
+                    ended[error.code] += 1
+
+            group.start_soon(act)
+        await eventually(lambda: _is_empty(queue))
+    totals = (await queue.stats()).totals
+    assert totals["discarded"] == ended["discarded"]
+    assert totals["resolved"] + totals["discarded"] == totals["captured"] == 150
+
+
+async def _is_empty(queue: DeadLetterQueue) -> bool:
+    return (await queue.stats()).open == 0

@@ -1,0 +1,317 @@
+"""Leases: kept as long as a handler runs, given up in time when they cannot be kept, and never settled after that."""
+
+import asyncio
+import time
+from collections import Counter
+from time import monotonic
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.integration.conftest import Queues
+from tests.support.proxy import Proxy
+from tests.support.servers import Server
+from tests.support.waiting import eventually, running, running_in_a_thread
+from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue, Letter
+from uno.event_bus.dead_letter.store.scripts import script
+
+EXTEND = script("extend").sha.encode()
+
+
+async def resolved(queue: DeadLetterQueue, count: int) -> bool:
+    return (await queue.stats()).totals["resolved"] == count
+
+
+@pytest.mark.parametrize("is_async", [True, False], ids=["async", "thread"])
+async def test_a_handler_that_runs_for_ten_leases_runs_once(queues: Queues, is_async: bool) -> None:
+    """Heartbeats keep the letter from a second worker, which looks for work all the time."""
+    one, two = queues(lease_seconds=0.3), queues(lease_seconds=0.3)
+    runs: list[str] = []
+
+    async def slow(event: Any) -> None:
+        runs.append("async")
+        await anyio.sleep(3)
+
+    def slow_in_thread(event: Any) -> None:
+        runs.append("thread")
+        time.sleep(3)
+
+    for queue in (one, two):
+        queue.add_handler(slow if is_async else slow_in_thread)
+    async with running(one), running(two):
+        await one.add({}, delay=0)
+        await eventually(lambda: resolved(one, 1))
+    totals = (await one.stats()).totals
+    assert len(runs) == 1
+    assert (totals["crashed"], totals["released"], totals["lost_externally"]) == (0, 0, 0)
+
+
+async def test_letters_that_wait_here_for_a_slot_keep_their_leases(queues: Queues) -> None:
+    """Taken ahead, and held for many leases before their handler starts: each runs once, here or elsewhere."""
+    one, two = queues(lease_seconds=0.3, concurrency=1), queues(lease_seconds=0.3, concurrency=1)
+    runs: Counter[int] = Counter()
+
+    @one.handler("slow")
+    @two.handler("slow")
+    async def slow(event: int) -> None:
+        runs[event] += 1
+        await anyio.sleep(0.4)
+
+    one.add_handler(lambda event: None, "quick")
+    await one.add_many([0] * 200, type="quick", delay=0)
+    async with running(one):
+        await eventually(lambda: resolved(one, 200))
+        await one.add_many(list(range(8)), type="slow", delay=0)
+        async with running(two):
+            await eventually(lambda: resolved(one, 208))
+    assert runs == Counter(range(8))
+    assert (await one.stats()).totals["crashed"] == 0
+
+
+async def test_a_handler_whose_heartbeat_is_cut_is_cancelled_before_another_worker_starts(
+    queues: Queues, server: Server
+) -> None:
+    """Only the heartbeats' lane falls silent: everything else of that worker goes on, and that must not help it."""
+    events: list[tuple[str, str, float]] = []
+    lease_s = 1.0
+
+    def handler(name: str) -> Any:
+        async def handle(event: Any, letter: Letter) -> None:
+            events.append((name, "start", monotonic()))
+            try:
+                await anyio.sleep(60 if name == "cut" else 0)
+            finally:
+                events.append((name, "end", monotonic()))
+
+        return handle
+
+    with Proxy(server.url) as proxy:
+        cut, whole = queues(proxy.url, lease_seconds=lease_s, shards=1), queues(lease_seconds=lease_s, shards=1)
+        cut.add_handler(handler("cut"))
+        whole.add_handler(handler("whole"))
+        async with running(cut) as worker:
+            await cut.add({}, delay=0)
+            await eventually(lambda: events)
+            cut_at = monotonic()
+            proxy.silence(containing=EXTEND)
+            async with running(whole):
+                await eventually(lambda: resolved(whole, 1))
+        [(_, _, began), (_, _, cancelled), (name, _, took_over), _] = events
+        assert name == "whole"
+        assert began < cancelled < took_over
+        assert took_over - cut_at < 4 * lease_s
+        assert worker.report is not None
+        assert worker.report.resolved == 0
+        await cut.aclose()
+    assert (await whole.stats()).totals["crashed"] == 1
+
+
+async def test_one_lost_heartbeat_keeps_the_lease(queues: Queues, server: Server) -> None:
+    """Its reply is lost, the next one comes in time."""
+    with Proxy(server.url) as proxy:
+        queue = queues(proxy.url, lease_seconds=1, shards=1)
+        runs: list[int] = []
+
+        @queue.handler()
+        async def handle(event: int) -> None:
+            runs.append(event)
+            await anyio.sleep(2.5)
+
+        async with running(queue):
+            await queue.add(1, delay=0)
+            await eventually(lambda: runs)
+            proxy.lose_replies(EXTEND, 1)
+            await eventually(lambda: resolved(queue, 1))
+        assert runs == [1]
+        assert proxy.replies_to_lose == 0
+        await queue.aclose()
+
+
+async def test_a_flood_of_commands_does_not_delay_heartbeats(queues: Queues) -> None:
+    """Captures by the hundred beside a handler of several leases: it keeps its lease."""
+    queue = queues(lease_seconds=0.5, concurrency=5)
+    runs: list[int] = []
+
+    @queue.handler("slow")
+    async def slow(event: int) -> None:
+        runs.append(event)
+        await anyio.sleep(2)
+
+    async with running(queue):
+        await queue.add(1, type="slow", delay=0)
+        await eventually(lambda: runs)
+        until = monotonic() + 1.8
+
+        async def flood() -> None:
+            while monotonic() < until:
+                await queue.add_many([{}] * 100, type="other", delay=60)
+
+        async with anyio.create_task_group() as group:
+            for _ in range(30):
+                group.start_soon(flood)
+        await eventually(lambda: resolved(queue, 1))
+    assert runs == [1]
+    assert (await queue.stats()).totals["crashed"] == 0
+
+
+async def test_a_blocked_event_loop_loses_its_letters_and_settles_none_of_them(
+    queues: Queues, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Blocked for three leases: another worker takes over; what the blocked one says later changes nothing."""
+    lease_s = 0.5
+    config = DeadLetterConfig(shards=1, lease_seconds=lease_s, retry_delay=0.02)
+    queue = queues(lease_seconds=lease_s, shards=1)
+    by: list[str] = []
+    began, go = anyio.Event(), anyio.Event()
+
+    @queue.handler()
+    async def block(event: Any) -> None:
+        by.append("blocked")
+        began.set()
+        await go.wait()
+        time.sleep(3 * lease_s)  # noqa: ASYNC251 - the fault
+
+    def other() -> DeadLetterQueue:
+        made = DeadLetterQueue(server.url, config)
+        made.add_handler(lambda event: by.append("other"))
+        return made
+
+    async with running(queue) as worker:
+        await queue.add({}, delay=0)
+        await began.wait()
+        with running_in_a_thread(other):
+            await anyio.sleep(lease_s)  # a reclaimer acts after a lease in touch
+            go.set()
+            await eventually(lambda: resolved(queue, 1))
+        await eventually(lambda: "event loop was blocked" in caplog.text)
+    assert by == ["blocked", "other"]
+    assert worker.report is not None
+    assert (worker.report.resolved, worker.report.stale) == (0, 1)
+    assert (await queue.stats()).totals["crashed"] == 1
+
+
+async def test_a_letter_discarded_under_its_handler_ends_there(queues: Queues) -> None:
+    """The handler is cancelled with the next heartbeat, or settles nothing."""
+    queue = queues(lease_seconds=0.6, shutdown_grace=0)
+    began, ended = anyio.Event(), anyio.Event()
+
+    @queue.handler()
+    async def handle(event: Any, letter: Letter) -> None:
+        began.set()
+        try:
+            await anyio.sleep(60)
+        finally:
+            if letter.lease is not None and not letter.lease.still_mine():
+                ended.set()
+
+    async with running(queue):
+        id = await queue.add({}, delay=0)
+        await began.wait()
+        await queue.discard(id, "test")
+        with anyio.fail_after(5):
+            await ended.wait()
+        began = anyio.Event()
+        await queue.add({}, delay=0)
+        with anyio.fail_after(5):
+            await began.wait()  # the slot lives
+    totals = (await queue.stats()).totals
+    assert (totals["discarded"], totals["resolved"], totals["retried"]) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("ends", ["swallows", "ends at that moment", "raises"])
+async def test_the_cancellation_of_a_lost_letter_never_reaches_the_next_one(queues: Queues, ends: str) -> None:
+    """However its handler takes it: the next letter in that slot runs to its end, and is not kept for ever."""
+    queue = queues(lease_seconds=0.6, concurrency=1, shards=1)
+    began, wake = anyio.Event(), anyio.Event()
+    done: list[int] = []
+
+    @queue.handler("lost")
+    async def lost(event: Any, letter: Letter) -> None:
+        began.set()
+        try:
+            await wake.wait()
+        except asyncio.CancelledError:
+            if ends == "raises":
+                raise ValueError("on my way out") from None
+            if ends != "swallows":
+                raise
+
+    @queue.handler("next")
+    async def following(event: int) -> None:
+        await anyio.sleep(0.05)
+        done.append(event)
+
+    session = await _session_of(queue)
+    async with running(queue):
+        await queue.add({}, type="lost", delay=0)
+        await began.wait()
+        await queue.add_many([1, 2, 3], type="next", delay=0)
+        [held] = session[0].holdings.all()
+        if ends == "ends at that moment":
+            wake.set()
+        session[0].holdings.lose(held)
+        await queue.discard(held.letter.id, "test")
+        await eventually(lambda: done == [1, 2, 3], within_s=5)
+
+
+async def _session_of(queue: DeadLetterQueue) -> list[Any]:
+    """The session of the next run: the only way to a lease that is lost at a given moment."""
+    sessions: list[Any] = []
+    make = queue._session
+
+    async def remember(*args: Any) -> Any:
+        sessions.append(await make(*args))
+        return sessions[-1]
+
+    queue._session = remember  # type: ignore[method-assign]
+    return sessions
+
+
+async def test_a_lease_taken_by_a_stranger_is_given_up(queues: Queues) -> None:
+    """XCLAIM by hand: the heartbeat hears of it and cancels; the letter runs again when that lease runs out."""
+    queue = queues(lease_seconds=0.6, shards=1)
+    runs: list[int] = []
+
+    @queue.handler()
+    async def handle(event: Any) -> None:
+        runs.append(1)
+        if len(runs) == 1:
+            await anyio.sleep(60)
+
+    async with running(queue):
+        id = await queue.add({}, delay=0)
+        await eventually(lambda: runs)
+        key = (await queue._store()).shards[0].key("letters")
+        queues.server.client.xclaim(key, "workers", "a stranger", 0, [id.partition("-")[2]])
+        await eventually(lambda: resolved(queue, 1))
+    assert len(runs) == 2
+    assert (await queue.stats()).totals["crashed"] == 1
+
+
+async def test_xack_and_xdel_by_a_stranger_are_survived(queues: Queues) -> None:
+    """An XACK makes the letter an orphan, which repair brings back; an XDEL is counted as lost."""
+    queue = queues(lease_seconds=0.6, shards=1)
+    runs: Counter[str] = Counter()
+
+    @queue.handler()
+    async def handle(event: str) -> None:
+        runs[event] += 1
+        if runs[event] == 1:
+            await anyio.sleep(60)
+
+    async with running(queue):
+        acked = await queue.add("acked", delay=0)
+        deleted = await queue.add("deleted", delay=0)
+        await eventually(lambda: len(runs) == 2)
+        key = (await queue._store()).shards[0].key("letters")
+        queues.server.client.xack(key, "workers", acked.partition("-")[2])
+        queues.server.client.xdel(key, deleted.partition("-")[2])
+        queues.lost_externally = 1
+        await eventually(lambda: resolved(queue, 1))
+        await eventually(lambda: _lost(queue))
+    assert runs == Counter({"acked": 2, "deleted": 1})
+
+
+async def _lost(queue: DeadLetterQueue) -> bool:
+    return (await queue.stats()).totals["lost_externally"] == 1

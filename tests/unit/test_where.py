@@ -1,0 +1,44 @@
+"""where: what a filter says, and which ones are refused."""
+
+from typing import Any
+
+import pytest
+
+from uno.event_bus.dead_letter.errors import ConfigError
+from uno.event_bus.dead_letter.letter import DeadLetterReason, LetterState
+from uno.event_bus.dead_letter.where import Where
+
+
+@pytest.mark.parametrize(
+    ("value", "conditions"),
+    [
+        (None, {}),
+        ({}, {}),
+        ({"type": "Order"}, {"type": ("Order",)}),
+        ({"type": ["a", "b"], "subscription": ""}, {"type": ("a", "b"), "subscription": ("",)}),
+        ({"state": LetterState.PARKED}, {"state": ("parked",)}),
+        ({"state": ["parked", LetterState.HELD]}, {"state": ("parked", "held")}),
+        ({"reason": (DeadLetterReason.STALLED,)}, {"reason": ("stalled",)}),
+        (Where(event_id="e"), {"event_id": ("e",)}),
+        ({"type": None}, {}),
+    ],
+)
+def test_a_filter_is_its_fields_with_their_values(value: Any, conditions: dict[str, tuple[str, ...]]) -> None:
+    """One text is one value; None is no condition."""
+    assert Where.of(value).conditions() == conditions
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"typ": "a"}, "'typ' is not a field to filter by; did you mean 'type'"),
+        ({"colour": "red"}, "allowed are state, type"),
+        ({"state": "gone"}, "state is 'gone'; allowed are waiting, leased"),
+        ({"type": []}, "type has no value; leave it out to match any"),
+        ({"state": ()}, "state has no value"),
+    ],
+)
+def test_a_filter_that_cannot_be_meant_is_refused(value: Any, message: str) -> None:
+    """An empty list above all: taken as no condition, it would choose every letter."""
+    with pytest.raises(ConfigError, match=message):
+        Where.of(value)
