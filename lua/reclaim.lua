@@ -12,28 +12,33 @@
 -- ARGV  1 protocol int;  2 epoch int;  3 clock µs, or empty: the server's time
 --       4 cursor text: 0-0 first, then what the last call gave
 --       5 lease int ms;  6 max_crashes int
--- GIVES cursor (0-0: the walk is at its end);  ids that are suspects now;  ids that were parked
+--       7 until int ms of the server's time, or 0 for any: a call that comes later takes nothing back, since one
+--         that waited in the socket of a server that hung finds leases that nobody could renew meanwhile
+-- GIVES cursor (0-0: the walk is at its end);  ids that are suspects now;  ids that were parked;  now ms
 -- FAILS UPGRADE, LAYOUT
 -- COST  O(1000): XAUTOCLAIM looks at most at ten times its COUNT of 100 leases
 
 local letters, meta, schedule, suspects, parked, state, history =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
-local cursor, lease_ms, max_crashes = ARGV[4], ARGV[5], tonumber(ARGV[6])
+local cursor, lease_ms, max_crashes, valid_until = ARGV[4], ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
 -- include lib/guard.lua
 -- include lib/clock.lua
 -- include lib/group.lua
 -- include lib/record.lua
 -- include lib/totals.lua
 
-if not max_crashes then
-  return redis.error_reply('ERR reclaim: max_crashes is not a number')
+if not (max_crashes and valid_until) then
+  return redis.error_reply('ERR reclaim: max_crashes or until is not a number')
+end
+if valid_until > 0 and now_ms > valid_until then
+  return { '0-0', {}, {}, int(now_ms) }
 end
 
 -- The heir of dead leases. No worker has this name, so a settle of theirs is refused from here on; a script
 -- that dies here leaves leases that run out again.
 local reply = redis.pcall('XAUTOCLAIM', letters, 'workers', 'reclaimer', lease_ms, cursor, 'COUNT', 100, 'JUSTID')
 if is_missing(reply) then
-  return { '0-0', {}, {} }
+  return { '0-0', {}, {}, int(now_ms) }
 end
 
 local suspected, stalled, done, mark = {}, {}, {}, peek_mark()
@@ -67,4 +72,4 @@ if #done > 0 then
   redis.call('ZREM', schedule, unpack(done))
   redis.call('XACK', letters, 'workers', unpack(done))
 end
-return { reply[1], suspected, stalled }
+return { reply[1], suspected, stalled, int(now_ms) }

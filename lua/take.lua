@@ -12,7 +12,8 @@
 --       4 consumer text;  5 count int: letters wanted
 --       6 alone int: 1 when the caller holds nothing: one due suspect comes alone, before all else, also when
 --         the count is 0
---       7… ids text: take just these, scheduled or parked, due or not (`replay`); none: what is due and new
+--       7 seen int: the highest token that the caller was ever given; a failover may set token and clock back
+--       8… ids text: take just these, scheduled or parked, due or not (`replay`); none: what is due and new
 -- GIVES token; now ms; mark; more 0|1; next due ms or empty; oldest suspect's due ms or empty;
 --       remade 0|1: the group was missing; suspect 0|1: the one letter must run alone;
 --       new letters {id, values}; retried letters {id, values, counters, history}; values are those of the wire
@@ -23,7 +24,7 @@
 
 local letters, meta, schedule, suspects, parked, state, history =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
-local consumer, wanted, alone = ARGV[4], tonumber(ARGV[5]), ARGV[6] == '1'
+local consumer, wanted, alone, seen = ARGV[4], tonumber(ARGV[5]), ARGV[6] == '1', tonumber(ARGV[7])
 -- include lib/guard.lua
 -- include lib/clock.lua
 -- include lib/fields.lua
@@ -34,17 +35,20 @@ local consumer, wanted, alone = ARGV[4], tonumber(ARGV[5]), ARGV[6] == '1'
 -- include lib/intake.lua
 -- include lib/deliver.lua
 
-if not wanted then
-  return redis.error_reply('ERR take: count is not a number')
+if not wanted or not seen then
+  return redis.error_reply('ERR take: count or seen is not a number')
 end
 
 local mark, remade = ensure_group()
 local token = draw_token()
+if seen >= tonumber(token) then
+  token = int(seen + 1)
+end
 local walk = { ready = {}, delayed = {}, last = mark, foreign = 0, drained = true, bytes = 0 }
 
 local function named_ids()
   local ids, known = {}, {}
-  for i = 7, #ARGV do
+  for i = 8, #ARGV do
     local id = ARGV[i]
     if not known[id] and (redis.call('ZSCORE', schedule, id) or redis.call('ZSCORE', parked, id)) then
       ids[#ids + 1] = id
@@ -56,7 +60,7 @@ end
 
 -- Which index gives letters, which of its ids, and whether more are due than are taken.
 local source, ids, most, suspect, more_due = schedule, {}, wanted, false, false
-if #ARGV >= 7 then
+if #ARGV >= 8 then
   source = parked
   walk.last = intake_to_schedule(mark, 500)
   ids = named_ids()
@@ -107,7 +111,7 @@ if #gone > 0 then
   redis.call('HDEL', state, unpack(gone))
   redis.call('HDEL', history, unpack(gone))
 end
-if walk.drained and #ARGV < 7 and not suspect and wanted > 0 then
+if walk.drained and #ARGV < 8 and not suspect and wanted > 0 then
   balance()
 end
 

@@ -6,6 +6,7 @@ import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -454,7 +455,7 @@ async def test_first_calls_at_the_same_time_share_one_set_of_connections(queues:
     queue = queues()
     async with anyio.create_task_group() as group:
         for n in range(20):
-            group.start_soon(lambda n=n: queue.add({"n": n}, delay=60))
+            group.start_soon(partial(queue.add, {"n": n}, delay=60))
     assert len(queues.connections()) <= 16
     await queue.aclose()
     assert await eventually(lambda: not queues.connections())

@@ -129,12 +129,12 @@ async def test_letters_that_are_captured_during_a_replay_are_left_alone(queues: 
         count += 1
         await queue.add({}, delay=0)
 
-    await queue.add_many([1, 2, 3], delay=3600)
-    await anyio.sleep(0.002)
+    await queue.add_many(list(range(20)), delay=3600)
     with anyio.fail_after(10):
-        assert tuple(await queue.replay_events(batch_size=1)) == (3, 0)
-    assert count == 3
-    assert (await queue.stats()).open == 3
+        success, failed = await queue.replay_events(batch_size=1, max_concurrent=1)
+    assert 20 <= success == count <= 22  # those of the same ms as the first look are not told apart
+    assert failed == 0
+    assert (await queue.stats()).open == 20
 
 
 async def test_two_replays_and_a_worker_run_each_letter_once(queues: Queues) -> None:

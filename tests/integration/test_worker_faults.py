@@ -141,6 +141,46 @@ async def test_a_server_that_hangs_for_two_leases_is_waited_for(queues: Queues, 
         assert (await load.producer.stats()).totals["crashed"] == 0
 
 
+@pytest.mark.parametrize("round", range(2))
+async def test_an_outage_counts_no_crash_of_letters_whose_workers_live(
+    queues: Queues,
+    server: Server,
+    round: int,  # noqa: A002
+) -> None:
+    """Handlers run while the server hangs for two leases: what was asked for during the outage comes too late to harm.
+
+    Their workers could not renew the leases, so the letters may run again; but nobody died.
+    """
+    workers = [queues(lease_seconds=1, operation_timeout=5, concurrency=20, shards=1) for _ in range(2)]
+    running_now = 0
+
+    async def handle(event: int) -> None:
+        nonlocal running_now
+        running_now += 1
+        try:
+            await anyio.sleep(4)
+        finally:
+            running_now -= 1
+
+    for worker in workers:
+        worker.add_handler(handle)
+    async with running(workers[0]), running(workers[1]):
+        await workers[0].add_many(list(range(30)), delay=0)
+        await eventually(lambda: running_now == 30)
+        await anyio.sleep(1.2)  # the reclaimers are in touch
+        server.send(signal.SIGSTOP)
+        try:
+            await anyio.sleep(2.2)
+        finally:
+            server.send(signal.SIGCONT)
+        await eventually(lambda: _is_empty(workers[0]))
+    assert (await workers[0].stats()).totals["crashed"] == 0
+
+
+async def _is_empty(queue: DeadLetterQueue) -> bool:
+    return (await queue.stats()).open == 0
+
+
 @pytest.fixture(params=binaries.chosen())
 def restartable(request: pytest.FixtureRequest) -> Any:
     """A server of the test's own, with its data on disk."""

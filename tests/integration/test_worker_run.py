@@ -346,7 +346,7 @@ async def test_an_error_of_a_handler_that_is_being_cancelled_is_no_resolution(qu
 async def test_a_suspect_on_its_way_is_not_forgotten_by_a_stop(queues: Queues, server: Server) -> None:
     """The stop comes while the reply of its `take` is under way: the letter is given back, not left to its lease."""
     with Proxy(server.url) as proxy:
-        queue = queues(proxy.url, shards=1, lease_seconds=1)
+        queue, onlooker = queues(proxy.url, shards=1, lease_seconds=1), queues(shards=1)
         queue.add_handler(lambda event: None)
         id = await queue.add({}, delay=0)
         shard = (await queue._store()).shards[0]
@@ -354,10 +354,10 @@ async def test_a_suspect_on_its_way_is_not_forgotten_by_a_stop(queues: Queues, s
         await _reclaim(queue)
         assert (await queue.stats()).suspects == 1
         stop = anyio.Event()
-        proxy.max_delay_s = 0.2
+        proxy.max_delay_s = 0.3
         async with anyio.create_task_group() as group:
             group.start_soon(lambda: queue.run(stop=stop))
-            await eventually(lambda: _leased_or_gone(queue))
+            await eventually(lambda: _leased_or_gone(onlooker))
             stop.set()
         proxy.max_delay_s = 0
         stats = await queue.stats()
@@ -451,7 +451,7 @@ async def test_outcomes_that_cannot_be_settled_at_all_do_not_stop_the_settler(
             raise failure
         return await whole(*args)
 
-    shard.settle = settle  # type: ignore[method-assign]
+    shard.settle = settle  # type: ignore[method-assign, assignment]
     await queue.add(1, delay=0)
     async with running(queue):
         await eventually(lambda: ran[1] == 2)

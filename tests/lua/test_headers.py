@@ -99,7 +99,7 @@ MUTANTS = {
     "a key name computed": ("take", swap("return {\n", "redis.call('DEL', letters .. ':x')\nreturn {\n")),
     "a key name spelt out": ("take", swap("return {\n", "redis.call('DEL', 'dlq:x')\nreturn {\n")),
     "other common arguments": ("take", swap("3 clock µs, or empty", "3 clock s, or empty")),
-    "an argument not declared": ("take", swap("return {\n", "local x = ARGV[8]\nreturn {\n")),
+    "an argument not declared": ("take", swap("return {\n", "local x = ARGV[9]\nreturn {\n")),
     "an argument declared but not used": ("hold", swap("4 why text, reserved", "4 why text")),
     "rows that begin elsewhere": ("settle", swap("FIRST, WIDTH = 5, 5", "FIRST, WIDTH = 6, 5")),
     "rows of another width": ("settle", swap("FIRST, WIDTH = 5, 5", "FIRST, WIDTH = 5, 7")),

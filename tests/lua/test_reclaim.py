@@ -110,7 +110,7 @@ async def test_entries_that_a_stranger_deleted_are_let_go(shard: Shard, look: Lo
     assert sorted(look.leases) == ids
     look.client.xdel(look.key("letters"), *[id.removeprefix("0-") for id in ids[:3]])
     look.age(60_000)
-    assert (await walk(shard))[0] == (b"0-0", ids[3:], [])
+    assert (await walk(shard))[0] == Reclaimed(b"0-0", ids[3:], [])
     assert look.leases == {} and list(look.suspects) == ids[3:]
     await shard.repair()
     assert list(look.state) == ids[3:] and look.history == {}
@@ -148,7 +148,7 @@ async def test_a_strangers_lease_ahead_of_the_mark_is_let_go(shard: Shard, look:
     (id,) = map(str, await shard.add(several(1)))
     look.lease_as_stranger(id)
     look.age(60_000)
-    assert (await walk(shard))[0] == (b"0-0", [], [])
+    assert (await walk(shard))[0] == Reclaimed(b"0-0", [], [])
     assert look.where(id) == [] and look.state == {} and "crashed" not in look.totals
     assert [letter.id for letter in (await shard.take("w", 5)).letters] == [id]
 
@@ -171,6 +171,20 @@ async def test_the_reclaimer_is_no_worker(shard: Shard, look: Look) -> None:
     assert await shard.settle("w", [Outcome(id, TOKEN, Verb.RESOLVE)]) == [Verdict.LOST]
     look.age(60_000)
     assert (await walk(shard))[0].suspects == [id]
+
+
+async def test_a_call_that_comes_too_late_takes_nothing_back(shard: Shard, look: Look) -> None:
+    """It waited in the socket of a server that hung, while nobody could renew a lease; it tells the time."""
+    (id,) = map(str, await shard.add(several(1)))
+    await shard.take("w", 1)
+    look.age(60_000)
+    before = look.leases
+    assert shard.now_us is not None
+    now_ms = shard.now_us // 1000
+    late = await shard.reclaim(lease_ms=30_000, max_crashes=3, until_ms=now_ms - 1)
+    assert (late.cursor, late.suspects, late.parked, late.now_ms) == (b"0-0", [], [], now_ms)
+    assert look.leases == before
+    assert (await shard.reclaim(lease_ms=30_000, max_crashes=3, until_ms=now_ms)).suspects == [id]
 
 
 @pytest.mark.parametrize("stroke", ["no stream", "no group"])

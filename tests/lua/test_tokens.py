@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.look import Look, several
+from tests.support.look import Look, new, several
 from uno.event_bus.dead_letter.letter import Verb
 from uno.event_bus.dead_letter.store.shard import Outcome, Shard, Verdict
 
@@ -139,3 +139,16 @@ async def test_without_meta_and_group_repair_finds_the_letters(shard: Shard, loo
     assert sorted((await shard.repair()).orphaned) == sorted(map(str, added))
     assert sorted(look.schedule) == sorted(map(str, added))
     assert look.totals == {"captured": 4, "orphaned": 4}
+
+
+async def test_a_token_is_not_repeated_when_a_failover_sets_shard_and_clock_back(shard: Shard, look: Look) -> None:
+    """The process that held the later token tells it: neither `meta` nor the clock knows it any more."""
+    [id] = await shard.add([new()])
+    first = (await shard.take("w", 1)).letters[0].lease
+    look.client.xack(look.key("letters"), "workers", id.removeprefix("0-"))
+    look.client.hdel(look.key("meta"), "token")
+    assert shard.now_us is not None and first is not None
+    shard.now_us -= 60_000_000
+    await shard.repair()
+    again = (await shard.take("w", 1)).letters[0].lease
+    assert again is not None and again.token > first.token

@@ -77,13 +77,17 @@ class PlainShard:
 
     # ------------------------------------------------------------------------------------------ workers
 
-    def take(self, consumer: str, count: int, *, alone: bool, now_ms: int) -> tuple[list[str], bool]:
-        """Return what `take` gives, new letters first, and whether it is a suspect; they are not leased yet."""
+    def take(self, count: int, *, alone: bool, now_ms: int, token: int) -> tuple[list[str], bool]:
+        """Return what `take` gives, new letters first, and whether it is a suspect; they are not leased yet.
+
+        A quarter of the places is kept for new letters; of fewer than four places it is drawn by the token.
+        """
         suspects = self._due(LetterState.SUSPECT, now_ms) if alone else []
         if suspects:
             return suspects[:1], True
         due = self._due(LetterState.SCHEDULED, now_ms)[: count + 1] if count else []
-        kept_for_due = min(len(due), count - ceil(count / 4))
+        kept_for_new = ceil(count / 4) if count >= 4 else int(token % 4 < count)
+        kept_for_due = min(len(due), count - kept_for_new)
         new = self._intake(count - kept_for_due, max(count, LOOKED_AT), now_ms) if count else []
         return new + due[: count - len(new)], False
 

@@ -99,8 +99,9 @@ class ShardBesideModel(RuleBasedStateMachine):
     def take(self, who: str, count: int) -> None:
         """What is due and what is new is given fairly, and a suspect only alone."""
         alone = not self.model.held_by(who)
-        expected, suspect = self.model.take(who, count, alone=alone, now_ms=self.now_ms)
         taken = self.run(self.shard.take(who, count, alone=alone))
+        token = next((letter.lease.token for letter in taken.letters if letter.lease), 0)
+        expected, suspect = self.model.take(count, alone=alone, now_ms=self.now_ms, token=token)
         assert taken.suspect == suspect
         self._are_given(who, expected, taken.letters)
         assert taken.more or suspect or not count or not self.model.in_state(LetterState.WAITING)
@@ -173,7 +174,7 @@ class ShardBesideModel(RuleBasedStateMachine):
             self.server.client.xclaim(key, "workers", letter.lease[0], 0, [name], idle=LEASE_MS + 1, justid=True)
         suspects, parked = self.model.reclaim(self.now_ms)
         found = self.run(self.shard.reclaim(lease_ms=LEASE_MS, max_crashes=MAX_CRASHES))
-        assert found == (b"0-0", suspects, parked)
+        assert found == (b"0-0", suspects, parked, self.now_ms)
 
     @rule(retention_ms=st.sampled_from([0, 50_000]))
     def sweep(self, retention_ms: int) -> None:

@@ -76,11 +76,16 @@ class Proxy:
         self._silence = lambda chunk: False
         self._lose = (b"", 0)
         self.refusing = False
-        self._in_loop(lambda: [wire.reset() for wire in self._wires if wire.silent])
+        self._in_loop(lambda: self._reset(lambda wire: wire.silent))
 
     def reset_all(self) -> None:
         """Reset every connection."""
-        self._in_loop(lambda: [wire.reset() for wire in self._wires])
+        self._in_loop(lambda: self._reset(lambda wire: True))
+
+    def _reset(self, chosen: Callable[[_Wire], bool]) -> None:
+        for wire in list(self._wires):
+            if chosen(wire):
+                wire.reset()
 
     def lose_replies(self, containing: bytes, times: int) -> None:
         """Lose the replies of the next requests with these bytes: the server does what they say, nobody hears of it."""

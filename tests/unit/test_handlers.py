@@ -110,7 +110,7 @@ def test_the_most_specific_handler_is_found_again_and_again(type: str, subscript
         "neither": handlers.add(plain),
     }
     fields = {"type": type.encode()} | ({} if subscription is None else {"subscription": subscription.encode()})
-    letter = held(1, **fields).letter
+    letter = held(1, **fields).letter  # type: ignore[arg-type]
     for _ in range(2):
         found = handlers.find(letter)
         assert found is not None

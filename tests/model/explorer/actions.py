@@ -131,11 +131,12 @@ def take_named(world: World, *, who: int, letters: list[int], chaos: Chaos) -> s
 
 def _take(world: World, worker: Worker, count: int, ids: list[str], chaos: Chaos) -> str:
     alone = int(not worker.leases)
-    reply = world.call("take", [worker.consumer, count, alone, *ids], worker, chaos)
+    reply = world.call("take", [worker.consumer, count, alone, worker.seen, *ids], worker, chaos)
     what = f"{worker.consumer} takes {', '.join(map(world.name, ids)) or count}"
     if reply is None:
         return f"{what}, and learns nothing"
     token, suspect = int(reply[0]), bool(reply[7])
+    worker.seen = max(worker.seen, token)
     given = [text(row[0]) for row in [*reply[8], *reply[9]]]
     worker.leases += [Held(id, token, suspect) for id in given]
     return f"{what} and gets {', '.join(map(world.name, given)) or 'nothing'} by {world.token(token)}"
@@ -293,7 +294,7 @@ def draw_part(rng: Random, plan: Plan) -> dict[str, Any]:
 def reclaim(world: World, *, walk: bool, chaos: Chaos) -> str:
     if walk and chaos == CALM:
         return reclaim_walk(world)
-    reply = world.call("reclaim", [world.reclaim_cursor, LEASE_MS, MAX_CRASHES], world.keeper, chaos)
+    reply = world.call("reclaim", [world.reclaim_cursor, LEASE_MS, MAX_CRASHES, 0], world.keeper, chaos)
     if reply is None:
         return "reclaim, and nothing learnt"
     world.reclaim_cursor = text(reply[0])
@@ -304,7 +305,7 @@ def reclaim_walk(world: World) -> str:
     """Reclaim to the end of the walk, as each tick does."""
     told, cursor = [], "0-0"
     for _ in range(len(world.shot.pending) + 5):
-        reply = world.call("reclaim", [cursor, LEASE_MS, MAX_CRASHES], world.keeper)
+        reply = world.call("reclaim", [cursor, LEASE_MS, MAX_CRASHES, 0], world.keeper)
         if reply is None:
             return "reclaim is refused"
         cursor = text(reply[0])

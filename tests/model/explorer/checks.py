@@ -248,7 +248,7 @@ def _check_entry(call: "Call", id: str, row: tuple[str, ...]) -> None:
 
 
 def _take(world: "World", call: "Call") -> Permit:
-    consumer, wanted, alone, *ids = rows_of(call, 0, 1)
+    consumer, wanted, alone, _, *ids = rows_of(call, 0, 1)
     permit = Permit(leased_by=consumer[0])
     if call.died:
         return permit
@@ -400,7 +400,7 @@ def _reclaim(world: "World", call: "Call") -> Permit:
     if call.died:
         permit.leased_by = "reclaimer"
         return permit
-    cursor, suspects, stalled = call.reply
+    cursor, suspects, stalled, _ = call.reply
     for id in map(text, [*suspects, *stalled]):
         require(id in permit.freed, "reclaimed-alive", f"reclaim took {world.name(id)} from a lease that lives")
         world.books.letters[id].crashes += 1

@@ -67,7 +67,7 @@ def _work_off(world: World, drainer: Worker) -> None:
     """Take and resolve until nothing is due."""
     for _ in range(3 * len(world.shot.entries) + 5):
         drainer.leases = []
-        reply = world.call("take", [drainer.consumer, 4, 1], drainer)
+        reply = world.call("take", [drainer.consumer, 4, 1, drainer.seen], drainer)
         given = [text(row[0]) for row in [*reply[8], *reply[9]]]
         drainer.leases = [Held(id, int(reply[0])) for id in given]
         settle_all(world, drainer)

@@ -81,6 +81,8 @@ class Worker(Actor):
     letter: str = "A"
     life: int = 1
     leases: list[Held] = field(default_factory=list)
+    seen: int = 0
+    """The highest token that it was ever given."""
 
     @property
     def consumer(self) -> str:

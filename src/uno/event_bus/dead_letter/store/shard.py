@@ -128,6 +128,7 @@ class Reclaimed(NamedTuple):
     cursor: bytes
     suspects: list[str]
     parked: list[str]
+    now_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -174,6 +175,8 @@ class Shard:
         self.now_us = now_us
         """Time passed to the scripts, for tests; None: the server's."""
         self._prefix = f"{index}-"
+        self._highest_token = 0
+        """Told to `take`, which draws a later one also when a failover has set the shard and its clock back."""
 
     def __repr__(self) -> str:
         return f"Shard({self.tag})"
@@ -246,10 +249,12 @@ class Shard:
         `alone` says that the caller holds nothing: a due suspect then comes first, by itself.
         """
         asked_at = monotonic()
-        args: list[Word] = [consumer, count, int(alone), *map(self.stream_id, ids)]
+        args: list[Word] = [consumer, count, int(alone), self._highest_token, *map(self.stream_id, ids)]
         reply = await self.call("take", args, repeat=False)
         token, now_ms, mark, more, next_due, suspect_due, remade, suspect, new, retried = reply
-        drawn, expires_at = int(token), asked_at + self.layout.lease_ms / 1000
+        drawn = int(token)
+        self._highest_token = max(self._highest_token, drawn)
+        expires_at = asked_at + self.layout.lease_ms / 1000
         letters = [
             Letter(
                 self.letter_id(row[0]),
@@ -307,10 +312,16 @@ class Shard:
             [(self.letter_id(forgotten[i]), int(forgotten[i + 1])) for i in range(0, len(forgotten), 2)],
         )
 
-    async def reclaim(self, cursor: bytes = b"0-0", *, lease_ms: int, max_crashes: int) -> Reclaimed:
-        """Take letters back from leases older than `lease_ms`; none is leased anew."""
-        reply = await self.call("reclaim", [cursor, lease_ms, max_crashes])
-        return Reclaimed(reply[0], list(map(self.letter_id, reply[1])), list(map(self.letter_id, reply[2])))
+    async def reclaim(
+        self, cursor: bytes = b"0-0", *, lease_ms: int, max_crashes: int, until_ms: int = 0
+    ) -> Reclaimed:
+        """Take letters back from leases older than `lease_ms`; none is leased anew.
+
+        A call that the server comes to after `until_ms` by its own clock (0: never too late) takes nothing back.
+        """
+        reply = await self.call("reclaim", [cursor, lease_ms, max_crashes, until_ms])
+        suspects, parked = list(map(self.letter_id, reply[1])), list(map(self.letter_id, reply[2]))
+        return Reclaimed(reply[0], suspects, parked, int(reply[3]))
 
     async def repair(self, cursor: bytes = b"", *, idle_ms: int = 3_600_000) -> Repaired:
         """Mend a bounded part of the shard: letters in no place or in two, rows without a letter."""

@@ -45,16 +45,22 @@ class Reclaimer:
                 logger.warning("shard %s: cannot reclaim: %s", self._shard.tag, error)
             await anyio.sleep(self._session.tick_s)
 
-    async def _tick(self) -> None:
+    def _is_trusted(self) -> bool:
         now = monotonic()
         if now - self._touched_at > self._session.lease_s / 2 + self._session.tick_s:
             self._in_touch_since = now
-        trusted = now - self._in_touch_since >= self._session.lease_s
-        lease_ms = self._session.store.layout.lease_ms if trusted else NEVER_MS
+        return now - self._in_touch_since >= self._session.lease_s
+
+    async def _tick(self) -> None:
         while True:
             reclaimed = await self._shard.reclaim(
-                self._cursor, lease_ms=lease_ms, max_crashes=self._session.config.max_crashes
+                self._cursor,
+                lease_ms=self._session.store.layout.lease_ms if self._is_trusted() else NEVER_MS,
+                max_crashes=self._session.config.max_crashes,
+                until_ms=self._session.clock.now_ms() + int(self._session.tick_s * 1000),
             )
+            self._session.clock.heard(reclaimed.now_ms)
+            self._is_trusted()  # a reply that took long is a gap as well
             self._cursor, self._touched_at = reclaimed.cursor, monotonic()
             if reclaimed.suspects:
                 logger.warning(
