@@ -4,11 +4,12 @@
 -- KEYS  1 letters     stream  dlq:{<queue>:<i>.<k>}:letters   group `workers`
 --       2 meta        hash    dlq:{<queue>:<i>.<k>}:meta
 --       3 schedule    zset    dlq:{<queue>:<i>.<k>}:schedule  id → due, ms
---       4 parked      zset    dlq:{<queue>:<i>.<k>}:parked    id → parked-at, ms
---       5 state       hash    dlq:{<queue>:<i>.<k>}:state
---       6 history     hash    dlq:{<queue>:<i>.<k>}:history
---       7 groups      hash    dlq:{<queue>:<i>.<k>}:groups
---       8 group_info  hash    dlq:{<queue>:<i>.<k>}:group_info
+--       4 suspects    zset    dlq:{<queue>:<i>.<k>}:suspects  id → due, ms
+--       5 parked      zset    dlq:{<queue>:<i>.<k>}:parked    id → parked-at, ms
+--       6 state       hash    dlq:{<queue>:<i>.<k>}:state
+--       7 history     hash    dlq:{<queue>:<i>.<k>}:history
+--       8 groups      hash    dlq:{<queue>:<i>.<k>}:groups
+--       9 group_info  hash    dlq:{<queue>:<i>.<k>}:group_info
 -- ARGV  1 protocol int;  2 epoch int;  3 clock µs, or empty: the server's time
 --       4 consumer text
 --       5… outcomes  id text, token int, verb (resolve | retry | park | release | discard), detail text (of a
@@ -20,8 +21,8 @@
 -- Order of writes: state record, new index, then entry or PEL last. A script that dies leaves a letter in two
 -- places, never in none.
 
-local letters, meta, schedule, parked, state, history, groups, group_info =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local letters, meta, schedule, suspects, parked, state, history, groups, group_info =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local consumer = ARGV[4]
 local FIRST, WIDTH = 5, 5
 -- include lib/guard.lua
@@ -91,7 +92,7 @@ if #kept > 0 then
   end
 end
 
-local records, histories, due, newly_parked = {}, {}, {}, {}
+local records, histories, due, due_alone, newly_parked = {}, {}, {}, {}, {}
 local ended, settled, tally, totals = { resolve = {}, discard = {} }, {}, {}, {}
 local function append(list, first, second)
   list[#list + 1] = first
@@ -122,6 +123,8 @@ for i, at in ipairs(accepted) do
     end
     if verb == 'park' then
       append(newly_parked, int(now_ms), id)
+    elseif verb == 'release' and record[CRASHES] > record[CRASHES_AT_REDRIVE] then
+      append(due_alone, int(now_ms + delay), id) -- a suspect that was not started is still one
     else
       append(due, int(now_ms + delay), id)
     end
@@ -136,6 +139,9 @@ if #histories > 0 then
 end
 if #due > 0 then
   redis.call('ZADD', schedule, unpack(due))
+end
+if #due_alone > 0 then
+  redis.call('ZADD', suspects, unpack(due_alone))
 end
 if #newly_parked > 0 then
   redis.call('ZADD', parked, unpack(newly_parked))

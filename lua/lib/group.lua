@@ -45,6 +45,9 @@ local function ensure_group()
   if not mark then
     mark = mark_without_meta(group_exists)
     redis.call('HSET', meta, 'mark', mark)
+    for name, value in pairs({ format = '1', protocol = ARGV[1], epoch = ARGV[2] }) do
+      redis.call('HSETNX', meta, name, value)
+    end
   end
   if not group_exists then
     redis.call('XGROUP', 'CREATE', letters, 'workers', mark, 'MKSTREAM')

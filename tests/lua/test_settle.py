@@ -251,3 +251,13 @@ async def test_a_full_batch_is_settled_in_one_call(shard: Shard, look: Look) -> 
         assert set(await shard.settle("w", outcomes)) == {Verdict.OK}
         letters = (await shard.take("w", 1000)).letters
     assert look.totals == {"captured": 1000, "retried": 1000, "resolved": 1000}
+
+
+async def test_a_suspect_that_is_released_is_still_a_suspect(shard: Shard, look: Look, leased: list[str]) -> None:
+    """It was not started, so nothing has cleared it: next time it runs alone again."""
+    look.age(60_000)
+    await shard.reclaim(lease_ms=30_000, max_crashes=3)
+    suspect = (await shard.take("w2", 0, alone=True)).letters[0]
+    assert suspect.lease is not None
+    await shard.settle("w2", [Outcome(suspect.id, suspect.lease.token, Verb.RELEASE, 5_000)])
+    assert look.suspects[suspect.id] and suspect.id not in look.schedule

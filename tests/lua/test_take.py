@@ -41,12 +41,12 @@ async def test_new_letters_are_leased_in_the_order_of_capture(shard: Shard, look
     assert (look.schedule, look.state, look.history) == ({}, {}, {})
 
 
-async def test_a_take_from_an_empty_shard_makes_the_group_and_nothing_else(shard: Shard, look: Look) -> None:
+async def test_a_take_from_an_empty_shard_makes_group_and_meta_and_nothing_else(shard: Shard, look: Look) -> None:
     """The group is there for the next one; `remade` asks for a repair."""
     taken = await shard.take("w", 10)
     assert (taken.letters, taken.more, taken.remade, taken.mark) == ([], False, True, b"0-0")
     assert (taken.next_due_ms, taken.suspect_due_ms, taken.suspect) == (None, None, False)
-    assert look.meta == {"mark": "0-0"}
+    assert look.meta == {"mark": "0-0", "format": "1", "protocol": "1", "epoch": "1"}
     assert not (await shard.take("w", 10)).remade
 
 

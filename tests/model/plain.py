@@ -147,6 +147,8 @@ class PlainShard:
         letter.history = outcome.history or letter.history
         if outcome.verb is Verb.PARK:
             letter.move(LetterState.PARKED, now_ms)
+        elif outcome.verb is Verb.RELEASE and counters.crashes > counters.crashes_at_redrive:
+            letter.move(LetterState.SUSPECT, now_ms + outcome.delay_ms)
         else:
             letter.move(LetterState.SCHEDULED, now_ms + outcome.delay_ms)
         return Verdict.OK

@@ -155,7 +155,7 @@ async def test_alone_waits_for_emptiness_and_gives_no_place_meanwhile() -> None:
 
     async def isolate() -> None:
         with suppress(ValueError):
-            async with holdings.alone():
+            async with holdings.alone(within_s=10):
                 entered.set()
                 assert await reserved(holdings, 1) is None
                 raise ValueError("inside")
@@ -198,7 +198,7 @@ def test_the_books_hold_whatever_happens_in_whichever_order(concurrency: int, st
         number = 0
         for step in steps:
             match step:
-                case "reserve" if holdings._has_room:
+                case "reserve" if holdings.has_room:
                     given_out.append(await holdings.reserve(3))
                 case "hold" if given_out:
                     places = given_out.pop()

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 
@@ -15,10 +15,18 @@ from uno.event_bus.dead_letter.store.shard import Shard
 if TYPE_CHECKING:
     from uno.event_bus.dead_letter.worker.slots import Slot
 
-__all__ = ["Held", "Holdings"]
+__all__ = ["Before", "Held", "Holdings"]
 
 RATE_WINDOW_S = 0.02
 AHEAD_S = 0.1
+
+
+class Before(NamedTuple):
+    """How a letter was before it was taken by its id: it goes back like that when it was not run."""
+
+    is_parked: bool
+    due_ms: int
+    """When it was due if it was not parked, Unix time by the server's clock, ms."""
 
 
 @dataclass(slots=True, eq=False)
@@ -34,6 +42,8 @@ class Held:
     """Its handler is done, or it will not be started: only the settle is open."""
     slot: "Slot | None" = None
     """Where its handler runs."""
+    before: Before | None = None
+    """None: a letter that has to go back is due again after what its release says."""
 
 
 class Holdings:
@@ -97,7 +107,7 @@ class Holdings:
         try:
             while not self._shut:
                 self._follow_rate()
-                if self._turns[0] is turn and self._has_room:
+                if self._turns[0] is turn and self.has_room:
                     places = min(self._room, most)
                     self._reserved += places
                     return places
@@ -105,15 +115,18 @@ class Holdings:
             return 0
         finally:
             self._turns.remove(turn)
-            if self._turns and self._has_room:
+            if self._turns and self.has_room:
                 self._notify()
 
     @property
     def _room(self) -> int:
-        return self._concurrency + self._ahead - (self._unhandled - self._aside) - self._reserved
+        # While outcomes cannot be settled, no more letters are run than a batch or two wait for it.
+        unsettled = max(0, len(self._held) - self._unhandled - 2 * self._batch_size)
+        return self._concurrency + self._ahead - (self._unhandled - self._aside) - self._reserved - unsettled
 
     @property
-    def _has_room(self) -> bool:
+    def has_room(self) -> bool:
+        """Whether `reserve` would give places now."""
         # Small takes would cost a round trip a letter; but a place must not stand empty behind slow handlers.
         return not self._closed and self._room >= max(1, self._ahead // 2)
 
@@ -147,7 +160,7 @@ class Holdings:
             held.handled = True
             self._unhandled -= 1
             self._handled += 1
-            if self._changed is not None and (self._has_room or not self._unhandled):
+            if self._changed is not None and (self.has_room or not self._unhandled):
                 self._notify()
 
     def set_aside(self, held: Held) -> None:
@@ -175,7 +188,7 @@ class Holdings:
         self.handled(held)
         if self._held.get(held.letter.id) is held:
             del self._held[held.letter.id]
-            if not self._held:
+            if not self._held or self.has_room:
                 self._notify()
 
     # -- waiting -------------------------------------------------------------------------------------
@@ -207,12 +220,13 @@ class Holdings:
         self._notify()
 
     @asynccontextmanager
-    async def alone(self) -> AsyncGenerator[None]:
-        """Give no places to others; enter when nothing is held."""
+    async def alone(self, *, within_s: float) -> AsyncGenerator[bool]:
+        """Give no places to others; enter when nothing is held, with True, or after so many seconds, with False."""
         self._closed = True
         try:
-            await self.emptied()
-            yield
+            with anyio.move_on_after(within_s):
+                await self.emptied()
+            yield self.is_empty
         finally:
             self._closed = False
             self._notify()

@@ -28,11 +28,6 @@ class Isolator:
     def __init__(self, session: Session, takers: Sequence[Taker]) -> None:
         self._session = session
         self._takers = takers
-        self._look = anyio.Event()
-
-    def look(self) -> None:
-        """Look for suspects now."""
-        self._look.set()
 
     def has_due(self) -> bool:
         """Whether a suspect is due on any shard, as far as the last replies tell."""
@@ -42,12 +37,13 @@ class Isolator:
     async def run(self) -> None:
         """Run suspects until cancelled."""
         while not self._session.holdings.is_shut:
-            with anyio.move_on_after(self._session.tick_s / 2):
-                await self._look.wait()
-            self._look = anyio.Event()
+            await anyio.sleep(self._session.tick_s / 2)
             if self.has_due() and (self._session.holdings.is_empty or self._is_overdue()):
-                async with self._session.holdings.alone():
-                    await self._take_turn()
+                # For a lease at most: behind slow handlers others may run the suspect first, and this worker would
+                # stand still for nothing.
+                async with self._session.holdings.alone(within_s=self._session.lease_s) as is_alone:
+                    if is_alone:
+                        await self._take_turn()
 
     def _is_overdue(self) -> bool:
         lease_ms = self._session.store.layout.lease_ms

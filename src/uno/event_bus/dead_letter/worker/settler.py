@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import anyio
 
-from uno.event_bus.dead_letter.errors import DeadLetterError
+from uno.event_bus.dead_letter.errors import LayoutMismatch, QueueFull, StoreUnavailable
 from uno.event_bus.dead_letter.letter import Letter, Verb
 from uno.event_bus.dead_letter.store.shard import LARGEST_BATCH, Outcome, Shard, Verdict
 from uno.event_bus.dead_letter.worker.holdings import Held
@@ -62,20 +62,32 @@ class Settler:
         while batch:
             try:
                 verdicts = await self._shard.settle(self._session.consumer, [outcome for _, outcome in batch])
-            except DeadLetterError as error:
+            except (StoreUnavailable, QueueFull, LayoutMismatch) as error:
                 logger.warning("shard %s: %d outcomes wait: %s", self._shard.tag, len(batch), error)
                 self._session.recorder.store_failed(self._session.config.queue)
                 await anyio.sleep(PAUSE_S)
                 batch = [entry for entry in batch if self._worth_keeping(entry[0])]
-            except Exception:
-                # Not to be settled by trying again. The heartbeat finds the leases forgotten, and releases them.
-                logger.exception("shard %s: %d outcomes could not be settled", self._shard.tag, len(batch))
-                for held, _ in batch:
-                    self._session.holdings.drop(held)
+            except Exception as error:
+                await self._settle_apart(batch, error)
                 return
             else:
                 self._note(batch, verdicts)
                 return
+
+    async def _settle_apart(self, batch: list[tuple[Held, Outcome]], error: Exception) -> None:
+        """Settle one by one what was refused for good together; give up what is refused alone.
+
+        Its lease runs out, and the letter runs again: nothing else can be done for it here.
+        """
+        if len(batch) > 1:
+            for entry in batch:
+                await self._settle([entry])
+            return
+        [(held, outcome)] = batch
+        logger.error(
+            "letter %s: its outcome (%s) is refused, its lease will run out: %s", held.letter.id, outcome.verb, error
+        )
+        self._session.holdings.drop(held)
 
     def _worth_keeping(self, held: Held) -> bool:
         if held.lease.still_mine():

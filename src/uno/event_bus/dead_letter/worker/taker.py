@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 
 import anyio
@@ -30,34 +31,35 @@ class Taker:
         self._batch_size = min(session.config.batch_size, LARGEST_BATCH)
         self._wake = anyio.Event()
         self._replan = anyio.Event()
-        self._sleeps_until = 0.0
-        """Monotonic time until which the taker sleeps; 0 while it does not."""
+        self._due_at = inf
+        """Monotonic time at which the earliest letter is due that this process has scheduled since the last `take`."""
         self.replied_at = monotonic()
         """Monotonic time of the shard's last reply."""
         self._listen_from: bytes | None = None
         self._listen = anyio.Event()
         self.ready = anyio.Event()
         """Set after the first reply of the shard."""
-        self.is_idle = False
-        """The last `take` found nothing, and nothing is due: what `process` waits for."""
+        self._found_nothing = False
         self.group_was_missing = anyio.Event()
         """Set when the consumer group had to be made: the sweeper repairs at once."""
         self.suspect_due_ms: int | None = None
         """Due time of the suspect that has waited longest on this shard."""
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether the last `take` found nothing, and nothing has become due since: what `process` waits for."""
+        return self._found_nothing and self._due_at > monotonic()
+
     def wake(self) -> None:
         """Take again now."""
-        self.is_idle = False
+        self._found_nothing = False
         self._wake.set()
         self._replan.set()
 
     def scheduled(self, delay_s: float) -> None:
-        """Take earlier than planned, if something was scheduled that is due before the taker would wake up."""
-        if monotonic() + delay_s < self._sleeps_until:
-            self._sleeps_until = monotonic() + delay_s
-            if delay_s <= 0:
-                self.is_idle = False
-            self._replan.set()
+        """Note that this process has scheduled a letter: the taker wakes up when it is due."""
+        self._due_at = min(self._due_at, monotonic() + delay_s)
+        self._replan.set()
 
     def suspect_seen(self) -> None:
         """Note that the shard has a suspect that is due."""
@@ -97,6 +99,8 @@ class Taker:
 
     async def _take(self, places: int, *, alone: bool = False) -> Taken:
         letters: list[Held] = []
+        if not alone:
+            self._due_at = inf  # before it is sent: what is scheduled from here on, it may not have seen
         try:
             taken = await self.shard.take(self._session.consumer, 0 if alone else places, alone=alone)
             letters = [Held(letter, letter.lease, self.shard) for letter in taken.letters if letter.lease]
@@ -106,7 +110,7 @@ class Taker:
         self.replied_at = monotonic()
         self.suspect_due_ms = taken.suspect_due_ms
         if not alone:
-            self.is_idle = not (letters or taken.more)
+            self._found_nothing = not (letters or taken.more)
         self.ready.set()
         if taken.remade:
             self.group_was_missing.set()
@@ -126,12 +130,11 @@ class Taker:
         await self._sleep(due_in_s)
 
     async def _sleep(self, seconds: float) -> None:
-        self._sleeps_until = monotonic() + seconds
-        while (left := self._sleeps_until - monotonic()) > 0 and not self._wake.is_set():
+        wakes_at = monotonic() + seconds
+        while (left := min(wakes_at, self._due_at) - monotonic()) > 0 and not self._wake.is_set():
             self._replan = anyio.Event()
             with anyio.move_on_after(left):
                 await self._replan.wait()
-        self._sleeps_until = 0.0
 
     async def _listen_for_new(self) -> None:
         """Wake the taker when the stream has an entry past the mark. Nothing is consumed by that."""

@@ -27,7 +27,7 @@ class Watchdog:
 
     def stalled(self) -> list[int]:
         """Return the positions of takers that make no progress."""
-        if self._session.holdings.unhandled or not self._session.holdings.is_empty:
+        if not self._session.holdings.has_room:
             return []  # a full worker does not ask: its heartbeats tell whether it lives
         now = monotonic()
         return [i for i, taker in enumerate(self._takers) if now - taker.replied_at > STALLED_AFTER_S]
