@@ -7,6 +7,8 @@ import anyio
 import pytest
 
 from tests.integration.conftest import Queues
+from tests.support.proxy import Proxy
+from tests.support.servers import Server
 from tests.support.waiting import eventually, running
 from uno.event_bus.dead_letter import (
     ConfigError,
@@ -16,8 +18,10 @@ from uno.event_bus.dead_letter import (
     LetterNotFound,
     LetterState,
     LetterStateConflict,
+    StoreUnavailable,
     Where,
 )
+from uno.event_bus.dead_letter.store.scripts import script
 
 
 async def states(queue: DeadLetterQueue) -> Counter[LetterState]:
@@ -188,6 +192,191 @@ async def test_a_cancelled_replay_gives_its_letters_back(queues: Queues) -> None
         group.cancel_scope.cancel()
     stats = await queue.stats()
     assert (stats.leased, stats.open, stats.totals["retried"], stats.totals["crashed"]) == (0, 20, 0, 0)
+
+
+async def test_a_replay_goes_on_after_a_short_outage(queues: Queues, server: Server) -> None:
+    """Pages and takes that failed are asked for again: every letter runs once."""
+    with Proxy(server.url) as proxy:
+        queue = queues(proxy.url, shards=2, operation_timeout=0.2, lease_seconds=60)
+        ran: Counter[int] = Counter()
+
+        async def outage() -> None:
+            proxy.refusing = True
+            proxy.reset_all()
+            await anyio.sleep(0.8)
+            proxy.heal()
+
+        async with anyio.create_task_group() as group:
+
+            @queue.handler()
+            async def handle(event: int) -> None:
+                ran[event] += 1
+                if len(ran) == 15:
+                    group.start_soon(outage)
+                await anyio.sleep(0.01)
+
+            await queue.add_many(list(range(60)), delay=3600)
+            report = await queue.replay_events(batch_size=5, max_concurrent=5)
+        assert ran == Counter(range(60))
+        assert (await queue.stats()).open == 0
+        # What was settled by a call whose reply was lost is found gone: nobody can tell by whom.
+        assert report.matched == 60
+        assert report.failed == 0
+        assert report.success >= 50
+
+
+@pytest.mark.parametrize("state", [LetterState.PARKED, LetterState.SCHEDULED, LetterState.WAITING])
+async def test_a_replay_runs_letters_that_were_taken_by_a_call_whose_reply_was_lost(
+    queues: Queues, server: Server, state: LetterState
+) -> None:
+    """They are leased, and nobody knows: the replay finds them, and takes them again."""
+    with Proxy(server.url) as proxy:
+        queue = queues(proxy.url, shards=1, lease_seconds=60)
+        done: list[int] = []
+        queue.add_handler(done.append)
+        await _letters_in(queue, state, 12)
+        proxy.lose_replies(script("take").sha.encode(), 2)
+        with anyio.fail_after(10):
+            where = (
+                None if state is LetterState.WAITING else {"state": state}
+            )  # its intake makes waiting ones scheduled
+            report = await queue.replay_events(batch_size=5, where=where)
+        assert proxy.replies_to_lose == 0
+        assert (report.success, report.failed, report.skipped) == (12, 0, 0)
+        assert sorted(done) == list(range(12))
+
+
+@pytest.mark.parametrize("verb", ["scan", "take"])
+async def test_a_replay_that_gives_up_settles_what_is_done_and_gives_back_the_rest(
+    queues: Queues, server: Server, verb: str
+) -> None:
+    """The error is `StoreUnavailable` itself, and no letter is left to its lease."""
+    with Proxy(server.url) as proxy:
+        queue, onlooker = queues(proxy.url, shards=1, operation_timeout=0.2, lease_seconds=3), queues(shards=1)
+
+        @queue.handler()
+        async def handle(event: int) -> None:
+            if event == 3:
+                proxy.silence(containing=script(verb).sha.encode())
+                await anyio.sleep(60)
+
+        await queue.add_many(list(range(30)), delay=3600)
+        with anyio.fail_after(20), pytest.raises(StoreUnavailable):
+            await queue.replay_events(batch_size=4, max_concurrent=4)
+        proxy.heal()
+        stats = await onlooker.stats()
+        assert (stats.leased, stats.suspects) == (0, 0)
+        assert stats.totals["resolved"] >= 3
+        assert stats.totals["resolved"] + stats.open == 30
+        assert stats.next_due_ms is not None and stats.next_due_ms - stats.now_ms > 3_500_000
+
+
+async def test_a_replay_runs_letters_beyond_the_byte_budget_of_a_call(queues: Queues) -> None:
+    """A `take` stops at 4 MiB of bodies: the rest is taken by the next ones."""
+    queue = queues(shards=1, concurrency=30)
+    sizes: list[int] = []
+
+    @queue.handler()
+    async def handle(event: bytes) -> None:
+        sizes.append(len(event))
+
+    await queue.add_many([bytes(900_000)] * 14, delay=3600)
+    report = await queue.replay_events()
+    assert (report.matched, report.success, report.skipped) == (14, 14, 0)
+    assert sizes == [900_000] * 14
+
+
+async def test_a_replay_runs_letters_far_behind_the_intake(queues: Queues) -> None:
+    """A `take` runs the intake past 500 letters only: those that it did not reach are named again."""
+    queue = queues(shards=1)
+    await queue.add_many(list(range(3000)), type="early", delay=0)
+    await queue.add_many([1, 2, 3], type="late", delay=0)
+    done: list[int] = []
+    queue.add_handler(done.append)
+    report = await queue.replay_events(where={"type": "late"})
+    assert (report.matched, report.success, report.skipped) == (3, 3, 0)
+    assert sorted(done) == [1, 2, 3]
+
+
+async def test_a_replay_names_no_letter_for_ever(queues: Queues) -> None:
+    """What others hold does not come, however often it is named: it is skipped."""
+    queue, other = queues(shards=1, concurrency=30), queues(shards=1)
+    queue.add_handler(lambda event: None)
+    ids = await queue.add_many([bytes(900_000)] * 12, delay=3600)
+    shard = (await other._store()).shards[0]
+    taken = await shard.take("other", 6, ids=ids[::4])
+    report = await queue.replay_events(where={"state": ["leased", "waiting", "scheduled"]})
+    assert (report.matched, report.success, report.skipped) == (12, 9, len(taken.letters))
+    await shard.reclaim(lease_ms=0, max_crashes=3)
+
+
+@pytest.mark.parametrize("state", [LetterState.PARKED, LetterState.SCHEDULED, LetterState.WAITING])
+async def test_a_replay_leaves_a_letter_that_nobody_here_handles_as_it_is(queues: Queues, state: LetterState) -> None:
+    """Parked, or due when it was due; and no counter moves."""
+    queue = queues()
+    queue.add_handler(_never, "other")
+    [id] = await _letters_in(queue, state, 1)
+    before = await queue.get(id)
+    report = await queue.replay_events(where={"state": state})
+    assert (report.matched, report.skipped, *report) == (1, 1, 0, 0)
+    after = await queue.get(id)
+    assert (after.state, after.since_ms, after.counters) == (state, before.since_ms, before.counters)
+
+
+async def _letters_in(queue: DeadLetterQueue, state: LetterState, count: int) -> list[str]:
+    """Capture letters that are due in an hour, and bring them into this state."""
+    ids = await queue.add_many(list(range(count)), delay=3600)
+    if state is LetterState.PARKED:
+        for id in ids:
+            await queue.park(id, "why it is parked")
+    elif state is LetterState.SCHEDULED:
+        await queue.process()
+    assert await states(queue) == {state: count}
+    return ids
+
+
+@pytest.mark.parametrize("state", [LetterState.PARKED, LetterState.SCHEDULED, LetterState.WAITING])
+async def test_a_cancelled_replay_leaves_letters_as_they_were(queues: Queues, state: LetterState) -> None:
+    """Started or not: parked for the old reason, or due when they were due."""
+    queue = queues(concurrency=3)
+    ids = await _letters_in(queue, state, 12)
+    before = [await queue.get(id) for id in ids]
+    began = anyio.Event()
+
+    @queue.handler()
+    async def handle(event: int) -> None:
+        began.set()
+        await anyio.sleep(60)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(lambda: queue.replay_events(where={"state": state}))
+        await began.wait()
+        group.cancel_scope.cancel()
+    for id, then in zip(ids, before, strict=True):
+        now = await queue.get(id)
+        assert (now.counters.failures, now.counters.crashes) == (0, 0)
+        assert now.counters.reason == then.counters.reason
+        if state is LetterState.PARKED:
+            assert now.state is LetterState.PARKED
+        else:
+            assert now.state in (LetterState.WAITING, LetterState.SCHEDULED)
+            assert abs((now.since_ms or now.not_before_ms) - (then.since_ms or then.not_before_ms)) < 1000
+
+
+@pytest.mark.parametrize("state", [LetterState.PARKED, LetterState.SCHEDULED])
+async def test_a_letter_whose_handler_goes_during_a_replay_is_skipped(queues: Queues, state: LetterState) -> None:
+    """It was leased already: it goes back as it was, and is no failure."""
+    queue = queues(shards=1)
+    await _letters_in(queue, state, 5)
+
+    async def handle(event: int) -> None:
+        queue.remove_handler(handler)
+        await anyio.sleep(0.01)
+
+    handler = queue.add_handler(handle)
+    report = await queue.replay_events(where={"state": state}, max_concurrent=1)
+    assert (report.matched, report.skipped, *report) == (5, 4, 1, 0)
+    assert await states(queue) == {state: 4}
 
 
 async def test_suspects_and_held_letters_are_left_alone_by_a_replay(queues: Queues) -> None:

@@ -187,7 +187,12 @@ async def test_a_blocked_event_loop_loses_its_letters_and_settles_none_of_them(
 
     def other() -> DeadLetterQueue:
         made = DeadLetterQueue(server.url, config)
-        made.add_handler(lambda event: (by.append("other"), release.wait(20)))
+
+        def wait(event: object) -> None:
+            by.append("other")
+            release.wait(20)
+
+        made.add_handler(wait)
         return made
 
     async with running(queue) as worker:

@@ -145,6 +145,7 @@ async def test_a_token_is_not_repeated_when_a_failover_sets_shard_and_clock_back
     """The process that held the later token tells it: neither `meta` nor the clock knows it any more."""
     [id] = await shard.add([new()])
     first = (await shard.take("w", 1)).letters[0].lease
+    assert id is not None
     look.client.xack(look.key("letters"), "workers", id.removeprefix("0-"))
     look.client.hdel(look.key("meta"), "token")
     assert shard.now_us is not None and first is not None

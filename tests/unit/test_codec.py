@@ -24,7 +24,6 @@ from uno.event_bus.dead_letter.codec import (
     BYTES,
     JSON,
     Encoded,
-    Registry,
     decode,
     decoder_for,
     encode,
@@ -605,33 +604,6 @@ def test_targets_need_not_be_classes(target: Any) -> None:
 def test_decoder_is_made_once() -> None:
     """Making one costs more than using it a hundred times."""
     assert decoder_for(Line) is decoder_for(Line)
-
-
-# --- registry --------------------------------------------------------------------------------------------
-
-
-def test_registry_finds_types_by_the_names_of_their_letters() -> None:
-    """By the class's own name, or by the one that was given."""
-    registry = Registry()
-    assert registry.register(Line) == "Line"
-    assert registry.register(list[Line], name="lines") == "lines"
-    assert registry.register(Line) == "Line", "again is no harm"
-    assert registry.target("Line") is Line
-    assert registry.target("lines") == list[Line]
-    assert registry.target("os.system") is None
-
-
-def test_registry_refuses_two_types_of_one_name() -> None:
-    """A letter has one meaning."""
-    registry = Registry()
-    registry.register(Line)
-    with pytest.raises(ConfigError, match="already"):
-        registry.register(Order, name="Line")
-    with pytest.raises(ConfigError, match="name="):
-        registry.register(list[Line])
-    with pytest.raises(ConfigError, match="cannot be decoded"):
-        registry.register(Unknown)
-    assert registry.target("Unknown") is None
 
 
 def test_object_inside_a_container_means_anything() -> None:

@@ -6,8 +6,8 @@ import pytest
 import redis.exceptions
 from redis.asyncio import BlockingConnectionPool, Redis, SSLConnection, UnixDomainSocketConnection
 
-from uno.event_bus.dead_letter.errors import ConfigError
-from uno.event_bus.dead_letter.store.connect import Meaning, NotConnected, classify, describe, target_of
+from uno.event_bus.dead_letter.errors import ConfigError, DeadLetterError, PermissionDenied, StoreError
+from uno.event_bus.dead_letter.store.connect import Meaning, NotConnected, classify, describe, refusal, target_of
 
 MEANINGS = {
     "AskError": Meaning.FATAL,
@@ -176,3 +176,29 @@ def test_what_is_no_server_is_refused(source: object) -> None:
 def test_an_error_is_described_in_one_line(error: Exception, line: str) -> None:
     """With its class where the text alone would not tell."""
     assert describe(error) == line
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (redis.AuthenticationError("invalid username-password pair or user is disabled."), ConfigError),
+        (redis.ResponseError("NOAUTH Authentication required."), ConfigError),
+        (redis.exceptions.AuthenticationWrongNumberOfArgsError("wrong number of arguments"), ConfigError),
+        (
+            redis.exceptions.NoPermissionError("User x has no permissions to run the 'evalsha' command"),
+            PermissionDenied,
+        ),
+        (redis.exceptions.AuthorizationError("no"), PermissionDenied),
+        (redis.ResponseError("ACL failure in script: User x has no permissions to run 'xadd'"), PermissionDenied),
+        (redis.ResponseError("The user executing the script can't run this command"), PermissionDenied),
+        (redis.ResponseError("WRONGTYPE Operation against a key"), StoreError),
+        (ValueError("a bug"), StoreError),
+    ],
+    ids=repr,
+)
+def test_a_fatal_error_is_told_by_what_would_mend_it(error: Exception, kind: type[DeadLetterError]) -> None:
+    """The settings, the user's rights, or neither; each names the server."""
+    told = refusal(error, "example.org:7000")
+    assert type(told) is kind
+    assert "example.org:7000" in str(told)
+    assert "\n" not in str(told)

@@ -16,6 +16,7 @@ SAMPLES = [
     errors.Disabled(),
     errors.QueueFull("orders", 100),
     errors.QueueFull("orders"),
+    errors.QueueFull("orders", 100, 4),
     errors.PayloadTooLarge(2_000_000, 1_048_576),
     errors.InvalidEvent("Order", "NaN cannot be written", field="items[2].price"),
     errors.InvalidEvent("Order", "NaN cannot be written"),
@@ -23,11 +24,13 @@ SAMPLES = [
     errors.LetterNotFound("0-1-0"),
     errors.LetterStateConflict("0-1-0", "retry", "leased", ["parked", "scheduled"]),
     errors.LetterStateConflict("0-1-0", "retry", "leased"),
+    errors.LetterStateConflict("0-1-0", "retry", "parked", ["parked", "scheduled"]),
     errors.LeaseLost("0-1-0"),
     errors.LayoutMismatch("orders", "shards", 8, 4, "unset DLQ_SHARDS"),
     errors.NotReplicated("0-1-0", 2, 1),
     errors.StoreUnavailable("timed out"),
     errors.StoreUnavailable("connection refused", certain=True),
+    errors.StoreError("WRONGTYPE Operation against a key"),
     errors.BackupInvalid("wrong checksum in line 7"),
     errors.PermissionDenied("role read may not discard"),
 ]
@@ -60,6 +63,7 @@ def test_every_class_has_a_stable_code_of_its_own() -> None:
         "PayloadTooLarge": "payload_too_large",
         "PermissionDenied": "permission_denied",
         "QueueFull": "queue_full",
+        "StoreError": "store_error",
         "StoreUnavailable": "store_unavailable",
     }
 
@@ -89,6 +93,20 @@ def test_messages_say_what_happened_to_the_event() -> None:
         assert "the event was not captured" in str(error)
     assert "outcome unknown" in str(errors.StoreUnavailable("timed out"))
     assert "nothing was written" in str(errors.StoreUnavailable("refused", certain=True))
+
+
+def test_a_conflict_does_not_contradict_itself() -> None:
+    """A letter that only kept changing is in a state that the verb takes: the caller may call again."""
+    changing = str(errors.LetterStateConflict("0-1-0", "retry", "parked", ["parked", "scheduled"]))
+    assert "it changed meanwhile; call again" in changing
+    assert "that are" not in changing
+    assert "call again" not in str(errors.LetterStateConflict("0-1-0", "retry", "leased", ["parked"]))
+
+
+def test_a_full_queue_of_several_shards_says_that_one_is_full() -> None:
+    """The others may have room."""
+    assert "the letter's shard, one of 4, has its share of max_queue_size" in str(errors.QueueFull("q", 100, 4))
+    assert "shard" not in str(errors.QueueFull("q", 100))
 
 
 def test_facts_are_attributes() -> None:

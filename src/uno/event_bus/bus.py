@@ -6,6 +6,7 @@ from typing import Any
 
 from uno.event_bus.dead_letter.codec import Encoded, type_name
 from uno.event_bus.dead_letter.errors import ConfigError
+from uno.event_bus.dead_letter.failure import stable_module
 from uno.event_bus.dead_letter.handlers import Handler
 from uno.event_bus.dead_letter.queue import DeadLetterQueue
 
@@ -28,13 +29,14 @@ class EventBus:
     ) -> str:
         """Call the handler for events of a type (a name, a class, or None for all); return the subscription's id.
 
-        `id` must be the same in every process; None: the handler's module and qualified name. `how` goes to
+        `id` must be the same in every process; None: the handler's module and qualified name (of a script, the
+        name under which a worker imports it). `how` goes to
         `DeadLetterQueue.add_handler` (`timeout`, `concurrency`, `retry`). A plain function runs in a thread. A
         parameter named ``letter`` gets the letter when the event is tried again, and None the first time.
 
-        Raises `ConfigError` when the id is in use.
+        Raises `ConfigError` when the id is in use, or None for a handler without a name of its own (a `partial`).
         """
-        subscription = id or f"{handler.__module__}.{handler.__qualname__}"
+        subscription = id or _id_of(handler)
         if subscription in self._subscriptions:
             raise ConfigError(f"subscription {subscription!r} is in use; give another id=")
         handler_id = self._dead_letters.add_handler(handler, type, subscription, **how)
@@ -69,3 +71,10 @@ class EventBus:
             raise errors[0]
         if errors:
             raise ExceptionGroup(f"{len(errors)} subscriptions failed and were not captured", errors)
+
+
+def _id_of(handler: Callable[..., Any]) -> str:
+    name = getattr(handler, "__qualname__", "")
+    if not name:
+        raise ConfigError(f"handler of class {handler.__class__.__name__} has no name of its own: give id=")
+    return f"{stable_module(handler.__module__)}.{name}"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         PayloadTooLarge,
         PermissionDenied,
         QueueFull,
+        StoreError,
         StoreUnavailable,
     )
     from uno.event_bus.dead_letter.letter import DeadLetterReason, Letter, LetterState
@@ -54,6 +55,7 @@ _HOMES = {
         "PayloadTooLarge",
         "PermissionDenied",
         "QueueFull",
+        "StoreError",
         "StoreUnavailable",
     ),
     "letter": ("DeadLetterReason", "Letter", "LetterState"),
@@ -103,6 +105,7 @@ __all__ = [
     "ReplayReport",
     "RetryLater",
     "RetryPolicy",
+    "StoreError",
     "StoreUnavailable",
     "VerifyReport",
     "Where",

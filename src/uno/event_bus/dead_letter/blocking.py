@@ -1,21 +1,27 @@
 """The blocking twin of `DeadLetterQueue`, for Django, Flask, Celery and scripts: the same code, without async.
 
-One event loop in a background thread serves every caller of the process. It is made at the first call, and
-made anew in a process that was forked since.
+One event loop in a background thread serves every caller of a queue. It is made at the first call, and made anew
+in a process that was forked since, and after `close`.
 """
 
+import asyncio
 import atexit
 import os
+import selectors
 import threading
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
+from weakref import WeakSet
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+# anyio imports it at its first use: a fork meanwhile would leave the child with an import lock taken for ever.
+import anyio._backends._asyncio  # noqa: F401
 
 from uno.event_bus.dead_letter.config import DeadLetterConfig
+from uno.event_bus.dead_letter.errors import StoreUnavailable
 from uno.event_bus.dead_letter.letter import Letter
 from uno.event_bus.dead_letter.operations import QueueStats
 from uno.event_bus.dead_letter.queue import DeadLetterQueue as AsyncQueue
@@ -23,21 +29,23 @@ from uno.event_bus.dead_letter.store.connect import Redis
 
 __all__ = ["DeadLetterQueue"]
 
+END_SECONDS: Final = 20.0
+"""For the thread to end once no call runs; usually a millisecond, but an embedded server may take 15 s."""
+
 
 class DeadLetterQueue:
     """Capture and operators' verbs without async; safe from any thread, and after a fork.
 
-    Arguments, meanings and errors are those of `uno.event_bus.dead_letter.DeadLetterQueue`. It must not be
-    called from within an event loop, which it would block; the async queue is for there.
+    Arguments, meanings and errors are those of `uno.event_bus.dead_letter.DeadLetterQueue`. Called from within a
+    running event loop, which it would block, a verb raises `RuntimeError`; the async queue is for there.
     """
 
     def __init__(self, redis: Redis | str | None = None, config: DeadLetterConfig | None = None) -> None:
+        self._background: _Background | None = None
+        self._lock = threading.RLock()  # re-entrant: a signal's handler may capture, too
         self._make: Callable[[], AsyncQueue] = partial(AsyncQueue, redis, config)
-        self._queue = self._make()
-        self._lock = threading.Lock()
-        self._portal: BlockingPortal | None = None
-        self._life = ExitStack()
-        self._pid = os.getpid()
+        self._config = self._make().config  # what is wrong is told now
+        _queues.add(self)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -48,7 +56,7 @@ class DeadLetterQueue:
     @property
     def config(self) -> DeadLetterConfig:
         """The settings."""
-        return self._queue.config
+        return self._config
 
     def __enter__(self) -> Self:
         return self
@@ -58,34 +66,47 @@ class DeadLetterQueue:
     ) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        if self._background is not None:
+            self._background.stop()  # without waiting: this may be any thread, that one as well
+
     def close(self) -> None:
-        """Close the connections and end the background thread; the queue can be used again."""
-        with self._lock:
-            if self._portal is not None and self._pid == os.getpid():
-                with suppress(RuntimeError):  # the portal's thread has ended already
-                    self._portal.call(self._queue.aclose)
-                self._life.close()
-            self._portal = None
-        atexit.unregister(self.close)
+        """Close the connections and end the background thread; the queue can be used again.
 
-    def _call[T](self, verb: Callable[[AsyncQueue], Awaitable[T]]) -> T:
+        Waits for calls of other threads, at most ``operation_timeout``; those that take longer raise
+        `StoreUnavailable`. The end of the process does the same.
+        """
+        with self._lock:
+            background, self._background = self._background, None
+            if background is not None:
+                background.stop()
+        if background is not None:
+            background.join()
+
+    def _call[T](self, verb: Callable[[AsyncQueue], Coroutine[Any, Any, T]]) -> T:
         """Run a coroutine of the async queue on the background loop, and wait for its result."""
+        if _in_event_loop():
+            raise RuntimeError(
+                "the blocking queue was called from within a running event loop, which it would block: "
+                "use uno.event_bus.dead_letter.DeadLetterQueue there, or call it in a thread"
+            )
+        with self._lock:  # so that no call comes after stop(), when nobody would answer it
+            if self._background is None or not self._background.is_alive():
+                self._background = _Background(self._make())
+            future = self._background.start(verb)
+        try:
+            return future.result()
+        except CancelledError:
+            raise StoreUnavailable("the queue was closed during the call") from None
+        except BaseException:
+            future.cancel()  # KeyboardInterrupt, a task's time limit: nobody waits for the result any more
+            raise
 
-        async def run() -> T:
-            return await verb(self._queue)
-
-        return self._running_portal().call(run)
-
-    def _running_portal(self) -> BlockingPortal:
-        if self._pid != os.getpid():
-            # Forked: the thread stayed behind, and its lock may be taken for ever.
-            self._lock, self._portal, self._life = threading.Lock(), None, ExitStack()
-            self._queue, self._pid = self._make(), os.getpid()
-        with self._lock:
-            if self._portal is None:
-                self._portal = self._life.enter_context(start_blocking_portal(name="uno-dead-letter"))
-                atexit.register(self.close)
-            return self._portal
+    def _forked(self) -> None:
+        """Begin anew in a forked child: the thread stayed behind, and the lock may be taken for ever."""
+        background, self._background, self._lock = self._background, None, threading.RLock()
+        if background is not None:
+            background.abandon()
 
     def add(self, event: Any, **how: Any) -> str:
         """Capture one event that failed; return the letter's id."""
@@ -124,3 +145,97 @@ class DeadLetterQueue:
     def stats(self) -> QueueStats:
         """Return counts and totals."""
         return self._call(lambda queue: queue.stats())
+
+
+class _Background:
+    """An event loop in a thread, and the async queue whose connections belong to it."""
+
+    def __init__(self, queue: AsyncQueue) -> None:
+        self._queue = queue
+        # Not epoll or kqueue: a forked child would share the first with us, so what it removes, we no longer see.
+        self._selector = selectors.PollSelector()
+        self._loop = asyncio.SelectorEventLoop(self._selector)
+        self._stopping = asyncio.Event()
+        # A daemon, since Python waits for all others before it calls `_close_all`, which ends this one in order.
+        self._thread = threading.Thread(target=self._run, name="uno-dead-letter", daemon=True)
+        try:
+            self._thread.start()
+        except BaseException:
+            self.stop()  # interrupted while it starts: it is nobody's
+            raise
+
+    def is_alive(self) -> bool:
+        """Say whether there is somebody to answer a call."""
+        return self._thread.is_alive()
+
+    def start[T](self, verb: Callable[[AsyncQueue], Coroutine[Any, Any, T]]) -> Future[T]:
+        """Start a call, in the caller's context: the letter gets the caller's trace."""
+        return asyncio.run_coroutine_threadsafe(verb(self._queue), self._loop)
+
+    def stop(self) -> None:
+        """Have the thread end after the calls that were started; waits for nothing."""
+        with suppress(RuntimeError):  # it has ended, and closed its loop
+            self._loop.call_soon_threadsafe(self._stopping.set)
+
+    def join(self) -> None:
+        """Wait for the thread's end, but not for ever."""
+        self._thread.join(self._queue.config.operation_timeout + END_SECONDS)
+
+    def abandon(self) -> None:
+        """Let go of the parent's connections, in a forked child, and without a word on them.
+
+        They are the parent's sockets: what a finaliser sends (TLS says goodbye) would end its connections, and
+        while a child holds them open, the server does not notice that the parent has closed them.
+        """
+        _abandoned.append(self)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for key in list((self._selector.get_map() or {}).values()):  # none when its loop is closed
+            os.dup2(nothing, key.fd, inheritable=False)
+        os.close(nothing)
+
+    def _run(self) -> None:
+        asyncio.run(self._main(), loop_factory=lambda: self._loop)
+
+    async def _main(self) -> None:
+        try:
+            await self._stopping.wait()
+            await self._end_calls()
+        finally:
+            with suppress(Exception):  # a connection that cannot be closed is gone already
+                await self._queue.aclose()
+
+    async def _end_calls(self) -> None:
+        calls = asyncio.all_tasks() - {asyncio.current_task()}
+        if calls:
+            _, late = await asyncio.wait(calls, timeout=self._queue.config.operation_timeout)
+            for call in late:
+                call.cancel()
+            if late:
+                await asyncio.wait(late, timeout=1.0)
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+_queues: WeakSet[DeadLetterQueue] = WeakSet()
+_abandoned: list[_Background] = []
+"""What forked children inherited; kept, so that no finaliser runs for what was never theirs."""
+
+
+def _forked() -> None:
+    for queue in list(_queues):
+        queue._forked()
+
+
+@atexit.register
+def _close_all() -> None:
+    for queue in list(_queues):
+        queue.close()
+
+
+os.register_at_fork(after_in_child=_forked)

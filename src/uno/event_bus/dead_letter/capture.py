@@ -1,14 +1,15 @@
 """Capture: from an event and its failure to a letter in the store."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from secrets import token_hex
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from opentelemetry import propagate
 
 from uno.event_bus.dead_letter.codec import Encoded, encode
-from uno.event_bus.dead_letter.config import DeadLetterConfig
+from uno.event_bus.dead_letter.config import DeadLetterConfig, require_seconds, require_whole
 from uno.event_bus.dead_letter.errors import (
     ConfigError,
     DeadLetterError,
@@ -23,10 +24,58 @@ from uno.event_bus.dead_letter.letter import DeadLetterReason, NewLetter
 from uno.event_bus.dead_letter.retry import RetryPolicy, policy_for
 from uno.event_bus.dead_letter.store.store import Store
 
-__all__ = ["Capturer", "reason_of"]
+__all__ = ["ARGUMENTS", "Capturer", "check_metadata", "reason_of"]
 
-LONGEST_DELAY_S = 3_153_600_000.0
-"""A hundred years, so that a due time stays an exact number of ms."""
+MOST_ATTEMPTS: Final = 1_000_000_000
+
+_OF_ALL: Final = (
+    "reason",
+    "error",
+    "subscription_id",
+    "attempt_count",
+    "delay",
+    "ordering_key",
+    "headers",
+    "type",
+    "failed_at",
+)
+ARGUMENTS: Final = {
+    "add": (*_OF_ALL, "event_id", "dedupe_key"),
+    "add_many": (*_OF_ALL, "event_ids"),
+}
+"""Verb → its arguments, beside the events."""
+
+_MEANT: Final = {
+    "subscription": "subscription_id",
+    "id": "event_id",
+    "ids": "event_ids",
+    "attempt": "attempt_count",
+    "attempts": "attempt_count",
+    "retry": "delay",
+    "timeout": "",
+    "concurrency": "",
+    "fn": "",
+}
+"""What other calls of the engine name so → the argument of a capture; empty where it has none."""
+
+SIMILARITY: Final = 0.8
+"""How alike a name and an argument's are (difflib's ratio) before it is taken for a typing error."""
+
+
+def check_metadata(verb: str, metadata: Iterable[str]) -> None:
+    """Raise `ConfigError` for a header's name that was surely meant as an argument of `add` or `add_many`."""
+    known = ARGUMENTS[verb]
+    for name in metadata:
+        other = name in _MEANT or any(name in names for names in ARGUMENTS.values())
+        meant = _MEANT.get(name) or next(iter(get_close_matches(name, known, n=1, cutoff=SIMILARITY)), "")
+        if meant in ("event_id", "event_ids", "dedupe_key") or name == "dedupe_key":
+            meant = "event_id" if verb == "add" else "event_ids"
+        if other or meant:
+            hint = f"; did you mean {meant}?" if meant else ""
+            raise ConfigError(
+                f"{name} is no argument of {verb}{hint} (a header of that name: headers={{{name!r}: …}}); "
+                "nothing was captured"
+            )
 
 
 def reason_of(error: BaseException | str | None) -> DeadLetterReason:
@@ -64,8 +113,8 @@ class Capturer:
     ) -> list[NewLetter | InvalidEvent | PayloadTooLarge]:
         """Return the letters of events that failed alike, by position; nothing is sent.
 
-        An event that cannot become a letter has its error there. Raises `Disabled`; `ConfigError` for a delay
-        that is no number of seconds.
+        An event that cannot become a letter has its error there. Raises `Disabled`; `ConfigError` for a number
+        that is none, or out of bounds.
         """
         if not self._config.enabled:
             raise Disabled
@@ -73,7 +122,10 @@ class Capturer:
         subscription_id, ordering_key = _text("subscription_id", subscription_id), _text("ordering_key", ordering_key)
         dedupe_key = _text("dedupe_key", dedupe_key)
         packed_headers = _headers(headers, metadata)
-        failed_at_ms = None if failed_at is None else int(failed_at * 1000)
+        failed_at_ms = None if failed_at is None else int(require_seconds("failed_at", failed_at) * 1000)
+        attempt_count = require_whole("attempt_count", attempt_count, "attempts", 0, MOST_ATTEMPTS)
+        if delay is not None:
+            delay = require_seconds("delay", delay)
         failures: dict[str, Failure] = {}
         made: list[NewLetter | InvalidEvent | PayloadTooLarge] = []
         for position, event in enumerate(events):
@@ -99,18 +151,19 @@ class Capturer:
                     traceback=failure.traceback,
                     fingerprint=failure.fingerprint,
                     failed_at_ms=failed_at_ms,
-                    attempts=int(attempt_count),
+                    attempts=attempt_count,
                     delay_ms=self._delay_ms(delay, encoded.type, subscription_id, error),
                     ordering_key=ordering_key,
                     dedupe_key=dedupe_key,
                     headers=packed_headers,
-                    event_id_is_ours=not (event_id or dedupe_key),
                 )
             )
         return made
 
     def _encode(self, event: Any, type: str | None) -> Encoded:
         encoded = event if isinstance(event, Encoded) else encode(event, type_name=type)
+        _text("type", encoded.type)
+        _text("content_type", encoded.content_type)
         if len(encoded.payload) > self._config.max_payload_bytes:
             raise PayloadTooLarge(len(encoded.payload), self._config.max_payload_bytes)
         return encoded
@@ -124,9 +177,6 @@ class Capturer:
             )
             # A policy that makes no attempt by itself: the letter is due, and its first failure parks it.
             delay = policy.first_delay() or 0.0
-        if not 0 <= delay <= LONGEST_DELAY_S:
-            allowed = f"seconds from 0 to {LONGEST_DELAY_S:.0f}"
-            raise ConfigError(f"delay is {delay!r}; allowed are {allowed}: nothing was captured")
         return int(delay * 1000)
 
     async def capture(self, store: Store, made: Sequence[NewLetter | InvalidEvent | PayloadTooLarge]) -> list[str]:
@@ -142,7 +192,7 @@ class Capturer:
             if isinstance(result, str):
                 ids[position] = result
             elif result is None:
-                errors[position] = QueueFull(self._config.queue, self._config.max_queue_size)
+                errors[position] = QueueFull(self._config.queue, self._config.max_queue_size, store.layout.shards)
             elif isinstance(result, DeadLetterError):
                 errors[position] = result
             else:

@@ -8,11 +8,11 @@ What is written must come back as it was, or be refused when it is captured: `In
 field, in place of the ``null`` that JSON writers put for NaN and infinity, of the asterisks that pydantic
 puts for secrets, and of the private attributes that msgspec leaves out of attrs classes.
 
-An event's type is a name (`type_name`), and decoding goes by the handler's annotation or by a `Registry` that the
-application fills: never by pickle, never by a class path out of a message. Into a class, everything comes back in its
-declared type; into plain objects, as JSON knows it: texts for datetimes, UUIDs, decimals, keys and base64 of bytes,
-lists for sets and tuples. Integers keep all digits (up to Python's 4300). A dict whose keys differ only as
-Python objects (``{1: …, "1": …}``) is written whole, and read with the last of them.
+An event's type is a name (`type_name`), and decoding goes by the handler's annotation: never by pickle, never by a
+class path out of a message. Into a class, everything comes back in its declared type; into plain objects, as JSON
+knows it: texts for datetimes, UUIDs, decimals, keys and base64 of bytes, lists for sets and tuples. Integers keep
+all digits (up to Python's 4300). A dict whose keys differ only as Python objects (``{1: …, "1": …}``) is written
+whole, and read with the last of them.
 """
 
 import sys
@@ -37,7 +37,6 @@ __all__ = [
     "BYTES",
     "JSON",
     "Encoded",
-    "Registry",
     "decode",
     "decoder_for",
     "encode",
@@ -77,31 +76,6 @@ def type_name(kind: type[Any]) -> str:
         if isinstance(name, str) and name:
             return str(name)
     return kind.__name__
-
-
-class Registry:
-    """The application's types of events by their names, so that a handler without an annotation gets them too."""
-
-    def __init__(self) -> None:
-        self._targets: dict[str, Any] = {}
-
-    def register(self, target: Any, *, name: str | None = None) -> str:
-        """Make letters of this name (default: `type_name`) decode into this type, and return the name.
-
-        Raises `ConfigError` when the name already stands for another type, or nothing can be decoded into it.
-        """
-        if name is None and not isinstance(target, type):
-            raise ConfigError(f"{target!r} has no name of its own: register it with name=")
-        name = type_name(target) if name is None else name
-        decoder_for(target)
-        known = self._targets.setdefault(name, target)
-        if known is not target:
-            raise ConfigError(f"events of type {name!r} are already decoded into {known!r}, not into {target!r}")
-        return name
-
-    def target(self, name: str) -> Any | None:
-        """Return the type that letters of this name decode into, None when nobody registered one."""
-        return self._targets.get(name)
 
 
 # --- encoding --------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from uno.event_bus.dead_letter.errors import ConfigError
 
-__all__ = ["VARIABLES", "DeadLetterConfig", "redact_url"]
+__all__ = ["VARIABLES", "DeadLetterConfig", "redact_url", "require_seconds", "require_whole"]
 
 SHOWN_LENGTH: Final = 80
 """Longest part of a refused value that an error shows, characters."""
@@ -179,6 +179,26 @@ class _Text:
         return value
 
 
+def require_seconds(name: str, value: object, low: float = 0.0, high: float = 3_153_600_000.0) -> float:
+    """Return an argument that must be a number of seconds within bounds, at most a hundred years.
+
+    Raises `ConfigError` naming argument, value and what is allowed; so does `require_whole`.
+    """
+    return float(_require(name, value, _Real(low, high, "seconds")))
+
+
+def require_whole(name: str, value: object, unit: str, low: int, high: int) -> int:
+    """Return an argument that must be a whole number within bounds."""
+    return int(_require(name, value, _Whole(low, high, unit)))
+
+
+def _require(name: str, value: object, rule: _Rule) -> Any:
+    try:
+        return rule.check(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError(f"{name} is {_shown(value)}: allowed is {rule.allowed}") from None
+
+
 class _RedisUrl:
     allowed = (
         "redis://[user:password@]host[:port][/database], rediss://… (TLS), unix:///path.sock, embedded: "
@@ -293,7 +313,7 @@ class DeadLetterConfig:
     concurrency: int = _setting(10, _Whole(1, 10_000, "handlers"))
     """Handlers that one worker runs at a time. High values hold many leases and what the handlers open."""
 
-    batch_size: int = _setting(100, _Whole(1, 10_000, "letters"))
+    batch_size: int = _setting(100, _Whole(1, 1000, "letters"))
     """Letters taken, settled or replayed in one round trip.
 
     Small ones cost a round trip a letter; above about 500 one script keeps its node from others for milliseconds.

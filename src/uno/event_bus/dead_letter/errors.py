@@ -15,8 +15,9 @@
     ├── LayoutMismatch         this process and the queue disagree on its layout
     ├── NotReplicated          written, but no replica has confirmed it
     ├── StoreUnavailable       Redis did not answer, or answered that it cannot now
+    ├── StoreError             Redis refused a command for good
     ├── BackupInvalid          a backup is damaged or not ours
-    └── PermissionDenied       the caller's role does not allow the verb
+    └── PermissionDenied       the caller's role, or its Redis user, may not do that
 
 Each class has a stable ``code`` (CLI text, HTTP problem details and metrics reuse it), keeps its facts as
 attributes, and builds its one-line message from them: what was wrong, the value, what is allowed, and what
@@ -41,6 +42,7 @@ __all__ = [
     "PayloadTooLarge",
     "PermissionDenied",
     "QueueFull",
+    "StoreError",
     "StoreUnavailable",
 ]
 
@@ -79,15 +81,19 @@ class Disabled(DeadLetterError):
 class QueueFull(DeadLetterError):
     """Raised when the queue holds its maximum of letters, or the server has no memory left.
 
-    Nothing was captured and nothing was trimmed to make room.
+    Nothing was captured and nothing was trimmed to make room. A letter has one shard that it may go to: it is
+    refused when that one has its share of ``max_queue_size`` and a tenth, whatever the others hold.
     """
 
     code = "queue_full"
 
-    def __init__(self, queue: str, limit: int | None = None) -> None:
+    def __init__(self, queue: str, limit: int | None = None, shards: int = 1) -> None:
         self.queue = queue
         self.limit = limit
+        self.shards = shards
         why = "the server is out of memory" if limit is None else f"max_queue_size is {limit} letters"
+        if limit is not None and shards > 1:
+            why = f"the letter's shard, one of {shards}, has its share of max_queue_size, which is {limit} letters"
         super().__init__(f"queue {queue!r} is full ({why}): the event was not captured")
 
 
@@ -119,7 +125,9 @@ class PartialCapture(DeadLetterError):
     """Raised when some letters of an `add_many` were not captured.
 
     ``ids`` has the id of each captured event by its position, ``errors`` the error of each other one.
-    Repeating only the failed positions, or all of them within the dedupe window, is safe.
+    Repeating only the failed positions is safe, unless an error leaves the outcome unknown (`StoreUnavailable`
+    that is not ``certain``). Repeating those, or all, is safe only if the first call named ``event_ids`` and the
+    repeat names the same within ``dedupe_window``: ids that the engine makes up are new in each call.
     """
 
     code = "partial_capture"
@@ -155,6 +163,8 @@ class LetterStateConflict(DeadLetterError):
         self.state = state
         self.allowed = tuple(allowed)
         may = f"; {verb} takes letters that are {' or '.join(self.allowed)}" if self.allowed else ""
+        if state in self.allowed:
+            may = f", and {verb} takes such letters, but it changed meanwhile; call again"
         super().__init__(f"letter {letter_id} is {state}{may}; it was left as it is")
 
 
@@ -199,8 +209,9 @@ class NotReplicated(DeadLetterError):
 class StoreUnavailable(DeadLetterError):
     """Raised when Redis did not answer in time, or answered that it cannot serve now; worth another try.
 
-    ``certain`` is True when the command was certainly not executed, so that the caller knows whether a
-    repeat needs the same event id.
+    ``certain`` is True when the command was certainly not executed: then any repeat is safe. Otherwise it may
+    have been: repeating a capture is safe only if the first call named an event id (or ``dedupe_key``) and the
+    repeat names the same within ``dedupe_window``; an id that the engine made up is new in each call.
     """
 
     code = "store_unavailable"
@@ -211,6 +222,19 @@ class StoreUnavailable(DeadLetterError):
         super().__init__(f"Redis is unavailable ({why}): {'nothing was written' if certain else 'outcome unknown'}")
 
 
+class StoreError(DeadLetterError):
+    """Raised when Redis refused a command for good: trying again does not help.
+
+    A key of another type, an error inside a script, a server that lacks what is asked of it, or a bug.
+    """
+
+    code = "store_error"
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(f"Redis refused a command ({why}): trying again does not help")
+
+
 class BackupInvalid(DeadLetterError):
     """Raised when a backup's format, checksum or order is wrong; nothing was restored from it."""
 
@@ -218,6 +242,6 @@ class BackupInvalid(DeadLetterError):
 
 
 class PermissionDenied(DeadLetterError):
-    """Raised when the caller's role does not allow the verb; nothing was changed."""
+    """Raised when the caller's role does not allow the verb, or the Redis user lacks the right to a command."""
 
     code = "permission_denied"

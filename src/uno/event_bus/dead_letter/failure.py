@@ -32,6 +32,7 @@ __all__ = [
     "describe",
     "normalised",
     "sole_error",
+    "stable_module",
 ]
 
 FINGERPRINT_VERSION: Final = "1"
@@ -250,7 +251,7 @@ def _where(top: TracebackType | None) -> list[str]:
         top = top.tb_next
     codes = list(reversed(modules))
     codes = [code for code in codes if _is_application(code.co_filename)] or codes
-    return [f"{_stable_module(modules[code])}:{code.co_qualname}" for code in codes[:FINGERPRINT_FRAMES]]
+    return [f"{stable_module(modules[code])}:{code.co_qualname}" for code in codes[:FINGERPRINT_FRAMES]]
 
 
 _NOT_APPLICATION: Final = tuple(
@@ -267,10 +268,10 @@ def _is_application(filename: str) -> bool:
 
 def _stable_type(error: BaseException) -> str:
     module, dot, name = _type_name(type(error)).partition("__main__.")
-    return f"{_stable_module('__main__')}.{name}" if dot and not module else module + dot + name
+    return f"{stable_module('__main__')}.{name}" if dot and not module else module + dot + name
 
 
-def _stable_module(name: str) -> str:
+def stable_module(name: str) -> str:
     """Return the module's name, for ``__main__`` the one under which a worker would import it."""
     if name != "__main__":
         return name

@@ -12,6 +12,7 @@ import anyio
 import anyio.to_thread
 
 from uno.event_bus.dead_letter.codec import Decoder, decode, decoder_for
+from uno.event_bus.dead_letter.config import require_seconds, require_whole
 from uno.event_bus.dead_letter.errors import ConfigError
 from uno.event_bus.dead_letter.letter import Letter
 from uno.event_bus.dead_letter.retry import PolicyLike, RetryPolicy, as_policy
@@ -143,11 +144,12 @@ class Handlers:
         timeout: float | None = None,
         concurrency: int | None = None,
         retry: PolicyLike | RetryPolicy = None,
+        max_retries: int | None = 5,
     ) -> str:
-        """Register a handler and return its id.
+        """Register a handler and return its id; `max_retries` is for a `retry` that is a number of seconds.
 
         Raises `ConfigError` when one is registered for the same type and subscription, when it takes no event,
-        and when `timeout` (seconds) or `concurrency` is not above 0.
+        and when `timeout` (seconds) or `concurrency` is no number above 0.
         """
         key = (type, subscription)
         if key in self._by_key:
@@ -155,8 +157,10 @@ class Handlers:
                 f"type {type!r} with subscription {subscription!r} has a handler already ({self._by_key[key].id}); "
                 "remove it first"
             )
-        if (timeout is not None and not timeout > 0) or (concurrency is not None and concurrency < 1):
-            raise ConfigError(f"handler: timeout {timeout!r}, concurrency {concurrency!r}; allowed are numbers above 0")
+        if timeout is not None:
+            timeout = require_seconds("timeout", timeout, 0.001)
+        if concurrency is not None:
+            concurrency = require_whole("concurrency", concurrency, "attempts", 1, 1_000_000)
         target, wants_letter = _signature(fn)
         name = getattr(fn, "__qualname__", fn.__class__.__qualname__)
         handler = Handler(
@@ -166,7 +170,7 @@ class Handlers:
             subscription,
             timeout,
             concurrency,
-            None if retry is None else as_policy(retry),
+            None if retry is None else as_policy(retry, max_retries=max_retries),
             target,
             wants_letter,
             _is_async(fn),

@@ -183,8 +183,6 @@ class NewLetter:
     encoding: str = ""
     headers: bytes = b""
     """A JSON object, or empty."""
-    event_id_is_ours: bool = False
-    """The engine made the event id, so no caller will repeat it."""
 
     @property
     def capture_key(self) -> str:

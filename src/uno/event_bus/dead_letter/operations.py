@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from uno.event_bus.dead_letter.errors import LetterNotFound, LetterStateConflict
+from uno.event_bus.dead_letter.config import require_seconds
+from uno.event_bus.dead_letter.errors import ConfigError, LetterNotFound, LetterStateConflict
 from uno.event_bus.dead_letter.letter import Letter
 from uno.event_bus.dead_letter.store import browse
 from uno.event_bus.dead_letter.store.shard import Answer, Seen, Shard
@@ -135,15 +136,16 @@ class Operations:
 
         Raises `LetterNotFound`; `LetterStateConflict` when a worker has it.
         """
-        await self._operate("retry", letter_id, partial(Shard.reschedule, delay_ms=int(delay * 1000)))
+        delay_ms = int(require_seconds("delay", delay) * 1000)
+        await self._operate("retry", letter_id, partial(Shard.reschedule, delay_ms=delay_ms))
 
     async def park(self, letter_id: str, why: str) -> None:
         """Stop the retries of a letter. Raises `LetterNotFound`; `LetterStateConflict` when leased or parked."""
-        await self._operate("park", letter_id, partial(Shard.park, reason=why))
+        await self._operate("park", letter_id, partial(Shard.park, reason=_sound(why)))
 
     async def discard(self, letter_id: str, why: str) -> None:
         """Remove a letter for good, also one that a worker has. Raises `LetterNotFound`."""
-        await self._operate("discard", letter_id, partial(Shard.discard, why=why))
+        await self._operate("discard", letter_id, partial(Shard.discard, why=_sound(why)))
 
     async def _operate(
         self, verb: str, letter_id: str, act: Callable[[Shard, Sequence[Seen]], Awaitable[list[Answer]]]
@@ -157,7 +159,9 @@ class Operations:
                 return
             if answer is Answer.GONE:
                 raise LetterNotFound(letter_id)
-            if answer is Answer.LEASED or (answer is Answer.CHANGED and letter.state.value not in _MOVES[verb]):
+            if answer is Answer.LEASED:
+                raise LetterStateConflict(letter_id, verb, "leased", _MOVES[verb])
+            if answer is Answer.CHANGED and letter.state.value not in _MOVES[verb]:
                 break
         state = letter.state.value if letter else "changing"
         raise LetterStateConflict(letter_id, verb, state, _MOVES[verb])
@@ -213,6 +217,14 @@ class Operations:
                 for name in ("captured", "resolved", "discarded", "expired", "orphaned", "lost_externally")
             ),
         )
+
+
+def _sound(why: str) -> str:
+    try:
+        why.encode()
+    except UnicodeEncodeError:
+        raise ConfigError("why has lone surrogates: allowed is a text that can be written as UTF-8") from None
+    return why
 
 
 _MOVES = {

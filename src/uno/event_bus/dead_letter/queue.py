@@ -11,9 +11,9 @@ from typing import Any, Self
 import anyio
 import anyio.to_thread
 
-from uno.event_bus.dead_letter.capture import Capturer
+from uno.event_bus.dead_letter.capture import ARGUMENTS, Capturer, check_metadata
 from uno.event_bus.dead_letter.codec import type_name
-from uno.event_bus.dead_letter.config import DeadLetterConfig
+from uno.event_bus.dead_letter.config import DeadLetterConfig, require_whole
 from uno.event_bus.dead_letter.doctor import Finding, examine
 from uno.event_bus.dead_letter.errors import ConfigError
 from uno.event_bus.dead_letter.handlers import Handler, Handlers
@@ -162,11 +162,14 @@ class DeadLetterQueue:
             headers: Kept with the letter, beside the trace context.
             type: The event's type; None: what the event itself says.
             failed_at: When it failed, Unix time, seconds; None: now.
-            metadata: Kept in the headers.
+            metadata: Kept in the headers. A name that looks like an argument of this or another method is
+                refused; `headers` takes any.
 
-        Raises `Disabled`, `InvalidEvent`, `PayloadTooLarge`, `QueueFull`, `StoreUnavailable`; in each case the
-        event is untouched, and except for the last with an unknown outcome, nothing was captured.
+        Raises `Disabled`, `ConfigError`, `InvalidEvent`, `PayloadTooLarge`, `QueueFull`, `StoreUnavailable`,
+        `PermissionDenied`, `StoreError`; in each case the event is untouched, and except for an unknown outcome
+        of `StoreUnavailable`, nothing was captured.
         """
+        check_metadata("add", metadata)
         made = self._capturer.letters(
             [event],
             type=type,
@@ -207,6 +210,7 @@ class DeadLetterQueue:
         Arguments as of `add`; `event_ids` are theirs by position. Raises `PartialCapture` with ids and errors by
         position when not all were captured (one event: its own error), else as `add`.
         """
+        check_metadata("add_many", metadata)
         if event_ids is not None and len(event_ids) != len(events):
             raise ConfigError(f"event_ids has {len(event_ids)} entries for {len(events)} events: nothing was captured")
         if not events:
@@ -234,6 +238,7 @@ class DeadLetterQueue:
         If the capture itself fails, its error is raised with the body's as its cause, so nothing is swallowed.
         With ``DLQ_ENABLED=false`` the body's own error is raised.
         """
+        check_metadata("add", how.keys() - ARGUMENTS["add"])  # before the body: afterwards it would cost the event
         try:
             yield
         except Exception as error:
@@ -276,7 +281,15 @@ class DeadLetterQueue:
         """
         # mypy does not take a class for hashable
         name = type_name(type) if isinstance(type, builtins.type) else type  # type: ignore[arg-type]
-        return self._handlers.add(fn, name, subscription, timeout=timeout, concurrency=concurrency, retry=retry)
+        return self._handlers.add(
+            fn,
+            name,
+            subscription,
+            timeout=timeout,
+            concurrency=concurrency,
+            retry=retry,
+            max_retries=self._config.max_retries,
+        )
 
     def handler(
         self,
@@ -311,8 +324,12 @@ class DeadLetterQueue:
     def set_retry_policy(self, policy: PolicyLike, *, handler: str | None = None) -> None:
         """Set the policy of the queue in this process, or of one handler by its id.
 
-        Raises `ConfigError` for what is no policy (see `retry.as_policy`), or an id that is not registered.
+        It holds from now on, also for workers that run. Raises `ConfigError` for what is no policy (see
+        `retry.as_policy`; also for None, which `add_handler` takes for the queue's), or an id that is not
+        registered.
         """
+        if policy is None:
+            raise ConfigError("policy is None: allowed are seconds, a policy and others; () parks at once")
         made = as_policy(policy, max_retries=self._config.max_retries)
         if handler is None:
             self._policy = made
@@ -337,7 +354,8 @@ class DeadLetterQueue:
     def on_parked(self, hook: ParkedHook) -> ParkedHook:
         """Call ``hook(letter, reason)`` for each letter that this process parks; async or not; a decorator too.
 
-        It is called after the letter is parked, at most once by each process, not at all if that is killed.
+        It is called after the letter is parked, at most once by each process, not at all if that is killed. A
+        plain function runs in a thread.
         """
         self._parked_hooks.append(hook)
         return hook
@@ -386,9 +404,11 @@ class DeadLetterQueue:
         Returns a report that unpacks as ``success, failed``. Letters that fail follow their policy. Suspects and
         held letters are left alone.
         """
-        session = await self._session(
-            replace(self._config, batch_size=batch_size, concurrency=max_concurrent or self._config.concurrency)
-        )
+        batch_size = require_whole("batch_size", batch_size, "letters", 1, 1000)
+        if max_concurrent is None:
+            max_concurrent = self._config.concurrency
+        max_concurrent = require_whole("max_concurrent", max_concurrent, "handlers", 1, 10_000)
+        session = await self._session(replace(self._config, batch_size=batch_size, concurrency=max_concurrent))
         return await Replay(session, Where.of(where), batch_size=batch_size, dry_run=dry_run).run()
 
     async def _session(self, config: DeadLetterConfig | None = None) -> Session:
@@ -396,7 +416,7 @@ class DeadLetterQueue:
             await self._store(),
             config or self._config,
             self._handlers,
-            self._policy,
+            lambda: self._policy,
             self._recorder,
             self._parked_hooks,
         )

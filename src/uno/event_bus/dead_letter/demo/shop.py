@@ -96,7 +96,7 @@ class Shop:
             if failures is None or attempt < failures:
                 raise RuntimeError("a downstream service answered 503")
 
-    def parked(self, letter: Letter, reason: object) -> None:
+    async def parked(self, letter: Letter, reason: object) -> None:
         """Note that the queue has parked a letter."""
         why = f"{reason}: whole, until somebody acts"
         self._write(letter.event_id, letter.type, letter.subscription, letter.attempt, Outcome.PARKED, why, "")

@@ -15,6 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
     AuthorizationError,
     BusyLoadingError,
     NoPermissionError,
@@ -30,9 +31,19 @@ from redis.exceptions import (
 )
 from redis.maint_notifications import MaintNotificationsConfig
 
-from uno.event_bus.dead_letter.errors import ConfigError
+from uno.event_bus.dead_letter.errors import ConfigError, DeadLetterError, PermissionDenied, StoreError
 
-__all__ = ["BLOCK_MARGIN_S", "Meaning", "NotConnected", "Redis", "Target", "classify", "describe", "target_of"]
+__all__ = [
+    "BLOCK_MARGIN_S",
+    "Meaning",
+    "NotConnected",
+    "Redis",
+    "Target",
+    "classify",
+    "describe",
+    "refusal",
+    "target_of",
+]
 
 BLOCK_MARGIN_S: Final = 3.0
 """A blocking read is given up this long after the server should have answered, seconds."""
@@ -99,6 +110,27 @@ def _meaning_of_text(text: str) -> Meaning:
     if any(f"-{code}" in text or f": {code} " in text for code in _DEGRADED_CODES):
         return Meaning.DEGRADED
     return Meaning.FATAL
+
+
+_NO_RIGHT: Final = ("ACL failure in script", "The user executing the script")
+"""What Redis 7 and later, and 6.2, say when a script runs a command that its user may not run."""
+
+
+def refusal(error: BaseException, address: str) -> DeadLetterError:
+    """Return what a caller is told of a fatal error; no password is in it."""
+    text = describe(error)
+    if isinstance(error, AuthenticationError | AuthenticationWrongNumberOfArgsError) or code_of(error) in (
+        "NOAUTH",
+        "WRONGPASS",
+    ):
+        return ConfigError(f"user or password of redis_url was refused at {address} ({text})")
+    if (
+        isinstance(error, AuthorizationError | NoPermissionError)
+        or code_of(error) == "NOPERM"
+        or any(words in text for words in _NO_RIGHT)
+    ):
+        return PermissionDenied(f"the Redis user of redis_url lacks a right at {address}: {text}")
+    return StoreError(f"{text} at {address}")
 
 
 class Target:

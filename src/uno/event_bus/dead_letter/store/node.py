@@ -30,6 +30,7 @@ from uno.event_bus.dead_letter.store.connect import (
     Target,
     classify,
     describe,
+    refusal,
 )
 from uno.event_bus.dead_letter.store.scripts import Script
 
@@ -86,13 +87,17 @@ class Node:
         Raises what redis-py raises. A connection that was interrupted between command and reply is closed, so
         that no other caller ever reads that reply.
         """
+        return await self._send(_packed(*words), lane)
+
+    async def _send(self, packed: bytes, lane: Lane) -> Any:
         pool = self._pools[lane]
-        packed = pack_command(words)  # type: ignore[arg-type]  # its stub allows one word only
         try:
             connection = await pool.get_connection()  # type: ignore[no-untyped-call]
         except (RedisConnectionError, RedisTimeoutError, OSError) as error:
-            if isinstance(error, AuthenticationError | AuthorizationError):
-                raise
+            # redis-py's pool hides what was refused behind a plain ConnectionError.
+            for refused in (error, error.__cause__, error.__context__):
+                if isinstance(refused, AuthenticationError | AuthorizationError):
+                    raise refused from None
             raise NotConnected(describe(error)) from error
         try:
             await connection.send_packed_command([packed], check_health=False)
@@ -109,9 +114,14 @@ class Node:
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Word], *, lane: Lane = "commands") -> Any:
         """Run a script once: EVALSHA, then EVAL on this same node when it does not know the script."""
-        sha = script.plain_sha if self._plain else script.sha
+        return await self._run(self._by_sha(script, keys, args), script, keys, args, lane)
+
+    def _by_sha(self, script: Script, keys: Sequence[str], args: Sequence[Word]) -> bytes:
+        return _packed("EVALSHA", script.plain_sha if self._plain else script.sha, len(keys), *keys, *args)
+
+    async def _run(self, packed: bytes, script: Script, keys: Sequence[str], args: Sequence[Word], lane: Lane) -> Any:
         try:
-            return await self.send("EVALSHA", sha, len(keys), *keys, *args, lane=lane)
+            return await self._send(packed, lane)
         except NoScriptError:
             return await self._evaluate(script, keys, args, lane)
 
@@ -140,16 +150,20 @@ class Node:
 
         Tries for `timeout_s` in all, with exponential backoff and jitter from 10 ms to 500 ms.
 
-        Raises `StoreUnavailable`, `QueueFull` (no memory) and `Refused` (a later protocol or layout).
+        Raises `StoreUnavailable`, `QueueFull` (no memory) and `Refused` (a later protocol or layout); for what
+        no repeat helps, `ConfigError` (credentials), `PermissionDenied` or `StoreError`.
         """
+        packed = self._by_sha(script, keys, args)  # not below: what cannot be packed is no error of Redis
         deadline = monotonic() + self._timeout_s
         pause = 0.01
         certain = True
         while True:
             try:
-                return await self.run(script, keys, args, lane=lane)
+                return await self._run(packed, script, keys, args, lane)
             except Exception as error:
                 meaning = classify(error)
+                if meaning is Meaning.FATAL:
+                    raise refusal(error, self.target.address) from error
                 if meaning is Meaning.REFUSED:
                     code, _, known = str(error).partition(" ")
                     raise Refused(code, int(known)) from None
@@ -161,3 +175,8 @@ class Node:
                     raise StoreUnavailable(f"{describe(error)} at {self.target.address}", certain=certain) from error
             await anyio.sleep(pause * (0.5 + random.random() / 2))
             pause = min(pause * 2, 0.5)
+
+
+def _packed(*words: Word) -> bytes:
+    packed: bytes = pack_command(words)  # type: ignore[arg-type]  # its stub allows one word only
+    return packed

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from redis.exceptions import RedisError, ResponseError
 
 from uno.event_bus.dead_letter.errors import ConfigError, StoreUnavailable
-from uno.event_bus.dead_letter.store.connect import describe
+from uno.event_bus.dead_letter.store.connect import Meaning, classify, describe, refusal
 from uno.event_bus.dead_letter.store.node import Node
 
 __all__ = ["ServerFacts", "check_server", "read_facts"]
@@ -42,6 +42,8 @@ async def read_facts(node: Node) -> ServerFacts:
     except ResponseError:
         text = ""
     except (RedisError, OSError) as error:
+        if classify(error) is Meaning.FATAL:
+            raise refusal(error, node.target.address) from error
         raise StoreUnavailable(f"{describe(error)} at {node.target.address}", certain=True) from error
     found = dict(re.findall(r"^(\w+):(.*?)\r?$", text, re.MULTILINE))
     return ServerFacts(

@@ -312,9 +312,7 @@ class Shard:
             [(self.letter_id(forgotten[i]), int(forgotten[i + 1])) for i in range(0, len(forgotten), 2)],
         )
 
-    async def reclaim(
-        self, cursor: bytes = b"0-0", *, lease_ms: int, max_crashes: int, until_ms: int = 0
-    ) -> Reclaimed:
+    async def reclaim(self, cursor: bytes = b"0-0", *, lease_ms: int, max_crashes: int, until_ms: int = 0) -> Reclaimed:
         """Take letters back from leases older than `lease_ms`; none is leased anew.
 
         A call that the server comes to after `until_ms` by its own clock (0: never too late) takes nothing back.

@@ -107,6 +107,7 @@ class Attempts:
 
     def _park(self, held: Held, reason: DeadLetterReason, why: str) -> Outcome:
         history = _with_attempt(held.letter, self._now_attempt(0.0, "", why))
+        history.unhandled_since_ms = 0  # a redrive starts the wait for a handler anew
         return Outcome(held.letter.id, held.lease.token, Verb.PARK, reason=reason.value, history=history.pack())
 
     def _unhandled(self, held: Held) -> Outcome:
@@ -144,7 +145,6 @@ class Attempts:
             if handler.is_plain:
                 await handler.fn(event)
             else:
-                letter.lease = held.lease
                 await handler.run(event, letter)
         except KeyboardInterrupt:
             raise

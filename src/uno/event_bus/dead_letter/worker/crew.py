@@ -8,6 +8,8 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
+from uno.event_bus.dead_letter.failure import sole_error
+from uno.event_bus.dead_letter.letter import Verb
 from uno.event_bus.dead_letter.store.shard import Outcome, Shard
 from uno.event_bus.dead_letter.worker.attempt import Attempts, release
 from uno.event_bus.dead_letter.worker.heartbeat import Heartbeat
@@ -39,6 +41,9 @@ class Crew:
             self._settlers[shard.index] = Settler(session, shard, scheduled)
 
     def _settle(self, held: Held, outcome: Outcome) -> None:
+        if outcome.verb is Verb.RELEASE and held.before is not None:
+            outcome = held.before.put_back(held.letter.id, held.lease.token, self._session.clock.now_ms())
+            held.put_back = True
         self._settlers[held.shard.index].put(held, outcome)
 
     def dispatch(self, letters: list[Held]) -> None:
@@ -49,8 +54,10 @@ class Crew:
     async def at_work(self) -> AsyncGenerator[TaskGroup]:
         """Look after letters while the block runs; then let handlers finish in `grace_s`, and give back the rest.
 
-        Yields a task group for further background roles; it ends after the last letter is settled.
+        Yields a task group for further background roles; it ends after the last letter is settled. When the block
+        raises, handlers get no grace time, and all that is in hand is given back before the error goes on.
         """
+        failure: Exception | None = None
         threads = anyio.to_thread.current_default_thread_limiter()
         threads.total_tokens = max(threads.total_tokens, 2 * self._session.config.concurrency)
         async with anyio.create_task_group() as hooks, anyio.create_task_group() as background:
@@ -61,12 +68,17 @@ class Crew:
             async with anyio.create_task_group() as slots:
                 for _ in range(self._session.config.concurrency):
                     slots.start_soon(keep_running, "slot", Slot(self._slots).run)
-                yield background
+                try:
+                    yield background
+                except Exception as error:
+                    failure, self.grace_s = error, 0.0
                 await self._finish()
                 slots.cancel_scope.cancel()
             await self._give_back()
             background.cancel_scope.cancel()
             hooks.cancel_scope.deadline = anyio.current_time() + self.grace_s
+        if failure is not None:
+            raise failure
 
     async def _finish(self) -> None:
         """Release what was not started, and let run what was, within the grace time."""
@@ -98,14 +110,19 @@ class Crew:
 async def shielded(serve: Callable[[], Awaitable[None]], on_cancel: Callable[[], None]) -> None:
     """Run `serve` to its end; when the caller is cancelled, tell it by `on_cancel` and wait for it all the same.
 
-    What holds leases must not be torn down: it gives them back first.
+    What holds leases must not be torn down: it gives them back first. An error of `serve` reaches the caller as it
+    is, not in a group.
     """
     done = anyio.Event()
+    failure: BaseException | None = None
 
     async def protected() -> None:
+        nonlocal failure
         try:
             with anyio.CancelScope(shield=True):
                 await serve()
+        except Exception as error:
+            failure = sole_error(error)
         finally:
             done.set()
 
@@ -116,3 +133,5 @@ async def shielded(serve: Callable[[], Awaitable[None]], on_cancel: Callable[[],
         except anyio.get_cancelled_exc_class():
             on_cancel()
             raise
+    if failure is not None:
+        raise failure

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 
-from uno.event_bus.dead_letter.letter import Lease, Letter
-from uno.event_bus.dead_letter.store.shard import Shard
+from uno.event_bus.dead_letter.letter import Lease, Letter, Verb
+from uno.event_bus.dead_letter.store.shard import Outcome, Shard
 
 if TYPE_CHECKING:
     from uno.event_bus.dead_letter.worker.slots import Slot
@@ -27,6 +27,14 @@ class Before(NamedTuple):
     is_parked: bool
     due_ms: int
     """When it was due if it was not parked, Unix time by the server's clock, ms."""
+    reason: str
+    """Why it was parked if it was."""
+
+    def put_back(self, letter_id: str, token: int, now_ms: int) -> Outcome:
+        """Return the outcome that ends the letter's lease and leaves it as it was."""
+        if self.is_parked:
+            return Outcome(letter_id, token, Verb.PARK, reason=self.reason)
+        return Outcome(letter_id, token, Verb.RELEASE, max(0, self.due_ms - now_ms))
 
 
 @dataclass(slots=True, eq=False)
@@ -42,6 +50,8 @@ class Held:
     """Its handler is done, or it will not be started: only the settle is open."""
     slot: "Slot | None" = None
     """Where its handler runs."""
+    put_back: bool = False
+    """It goes back as it was before a replay took it: no hook, and no report of a letter parked or retried."""
     before: Before | None = None
     """None: a letter that has to go back is due again after what its release says."""
 

@@ -1,14 +1,17 @@
 """What the roles of one worker share."""
 
+import inspect
 import logging
 import os
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 
 import anyio
+import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from uno.event_bus.dead_letter.config import DeadLetterConfig
@@ -76,7 +79,8 @@ class Session:
     store: Store
     config: DeadLetterConfig
     handlers: Handlers
-    policy: RetryPolicy
+    policy_now: Callable[[], RetryPolicy]
+    """The queue's policy, which may be set while this runs."""
     recorder: Recorder
     parked_hooks: Sequence[ParkedHook]
     consumer: str = field(default_factory=consumer_name)
@@ -90,6 +94,11 @@ class Session:
 
     def __post_init__(self) -> None:
         self.holdings = Holdings(self.config.concurrency, min(self.config.batch_size, LARGEST_BATCH))
+
+    @property
+    def policy(self) -> RetryPolicy:
+        """The queue's policy, as it is now."""
+        return self.policy_now()
 
     @property
     def lease_s(self) -> float:
@@ -114,7 +123,11 @@ class Session:
 
 async def _run_hook(hook: ParkedHook, letter: Letter, why: str) -> None:
     try:
-        result = hook(letter, why)
+        if inspect.iscoroutinefunction(hook):
+            result: object = hook(letter, why)
+        else:  # it may block; a thread cannot be stopped, and must not keep the worker from leaving
+            call: Callable[[], object] = partial(hook, letter, why)
+            result = await anyio.to_thread.run_sync(call, abandon_on_cancel=True)
         if isinstance(result, Awaitable):
             await result
     except Exception:

@@ -103,6 +103,8 @@ class Settler:
                 stale += 1
             elif outcome.verb is Verb.RESOLVE:
                 report.resolved += 1
+            elif held.put_back:
+                report.released += 1
             else:
                 self._count(outcome, held.letter)
             holdings.drop(held)

@@ -1,6 +1,7 @@
 """The sweeper of one shard: retention, repair, and the clean-up of consumers that are gone."""
 
 import logging
+import random
 
 import anyio
 
@@ -16,12 +17,15 @@ MS_PER_DAY = 86_400_000
 FULL_PAGE = 100
 """Letters that `expire` removes in one call at most."""
 
+PART_TICKS = 5
+"""Ticks between two parts: a part of 500 letters costs the server some ms, and every worker asks for its own."""
+
 IDLE_CONSUMER_LEASES = 20
 """A consumer with nothing pending is removed after this many leases of silence."""
 
 
 class Sweeper:
-    """Looks at a part of the shard each tick; at the whole of it at once when the consumer group was missing."""
+    """Looks at a part of the shard every few ticks; at the whole of it at once when the consumer group was missing."""
 
     def __init__(self, session: Session, taker: Taker) -> None:
         self._session = session
@@ -44,7 +48,7 @@ class Sweeper:
                 await self._expire()
             except DeadLetterError as error:
                 logger.warning("shard %s: cannot sweep: %s", self._shard.tag, error)
-            with anyio.move_on_after(self._session.tick_s):
+            with anyio.move_on_after(PART_TICKS * self._session.tick_s * (0.5 + random.random())):
                 await self._taker.group_was_missing.wait()
 
     async def _repair(self) -> None:
