@@ -13,7 +13,7 @@ import pytest
 from tests.support.clean import assert_clean, verified
 from tests.support.faults import fault
 from tests.support.look import Look, new, several
-from uno.event_bus.dead_letter.errors import StoreUnavailable
+from uno.event_bus.dead_letter.errors import StoreError
 from uno.event_bus.dead_letter.letter import LetterState, NewLetter, Verb
 from uno.event_bus.dead_letter.store.browse import scan, stats, verify
 from uno.event_bus.dead_letter.store.shard import Outcome, Seen, Shard, Verdict
@@ -214,7 +214,7 @@ async def runs_into(scene: Scene, name: str, call: int) -> bool:
     try:
         with fault(verb, call):
             await step(scene)
-    except StoreUnavailable as error:
+    except StoreError as error:
         if "injected fault" not in str(error):
             raise
         return True
@@ -273,7 +273,7 @@ async def again(scene: Scene, name: str) -> None:
 async def test_a_fault_is_met_where_it_is_put(shard: Shard, look: Look) -> None:
     """The harness itself: call 1 of add is the guard's HMGET, nothing runs after it, and other verbs are whole."""
     with fault("add", 1):
-        with pytest.raises(StoreUnavailable, match="injected fault"):
+        with pytest.raises(StoreError, match="injected fault"):
             await shard.add(ADDED)
         await shard.take("w", 1)
     assert look.letters == []

@@ -97,7 +97,7 @@ class Node:
             # redis-py's pool hides what was refused behind a plain ConnectionError.
             for refused in (error, error.__cause__, error.__context__):
                 if isinstance(refused, AuthenticationError | AuthorizationError):
-                    raise refused from None
+                    raise type(refused)(*refused.args) from None  # itself it would be its own context
             raise NotConnected(describe(error)) from error
         try:
             await connection.send_packed_command([packed], check_health=False)
