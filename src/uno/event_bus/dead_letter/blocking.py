@@ -13,19 +13,17 @@ from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from functools import partial
+from importlib import import_module
 from types import TracebackType
 from typing import Any, Final, Self
 from weakref import WeakSet
-
-# anyio imports it at its first use: a fork meanwhile would leave the child with an import lock taken for ever.
-import anyio._backends._asyncio  # noqa: F401
 
 from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.errors import StoreUnavailable
 from uno.event_bus.dead_letter.letter import Letter
 from uno.event_bus.dead_letter.operations import QueueStats
 from uno.event_bus.dead_letter.queue import DeadLetterQueue as AsyncQueue
-from uno.event_bus.dead_letter.store.connect import Redis
+from uno.event_bus.dead_letter.store.connect import Redis, target_of
 
 __all__ = ["DeadLetterQueue"]
 
@@ -221,6 +219,19 @@ def _in_event_loop() -> bool:
         return False
     return True
 
+
+def _import_the_rest() -> None:
+    """Have all imported now that the first call would import in the background.
+
+    A fork just then would leave the child with an import lock that is taken for ever.
+    """
+    import_module("anyio._backends._asyncio")
+    import_module("encodings.idna")  # for names of hosts
+    pool = target_of("unix:///").pool(name="", size=1, timeout_s=1.0)
+    pool.make_connection()  # type: ignore[no-untyped-call]  # does not connect, but asks for redis-py's version
+
+
+_import_the_rest()
 
 _queues: WeakSet[DeadLetterQueue] = WeakSet()
 _abandoned: list[_Background] = []
