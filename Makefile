@@ -43,9 +43,9 @@ fix: .venv/.ready ## Format, and mend what ruff can mend by itself
 bench: .venv/.ready ## Measure the engine beside raw Redis, in one run; ARGS goes to the benchmark
 	@$(PYTHON) benchmarks/run.py $(ARGS)
 
-test-servers: .venv/.ready .venv-servers/.ready ## Run what talks to a server on every server; DLQ_TEST_SERVERS names some
+test-servers: .venv/.ready .venv-servers/.ready ## Run scripts and model on every server; DLQ_TEST_SERVERS names some
 	@DLQ_TEST_SERVERS=$${DLQ_TEST_SERVERS:-all} \
-		$(PYTHON) -m pytest -q -n auto --dist loadgroup $(or $(ARGS),tests/lua tests/integration tests/model)
+		$(PYTHON) -m pytest -q -n auto --dist loadgroup $(or $(ARGS),tests/lua tests/model)
 
 lock: ## Resolve the dependencies anew (needs uv); ARGS=--upgrade takes the newest
 	@$(COMPILE) pyproject.toml --all-extras --group dev --output-file requirements.lock

@@ -26,7 +26,7 @@ async def resolved(queue: DeadLetterQueue, count: int) -> bool:
 
 
 async def test_a_handler_that_runs_for_ten_leases_runs_once(queues: Queues) -> None:
-    """On the loop or in a thread: heartbeats keep the letter from a second worker, which looks for work all the time."""
+    """On the loop or in a thread: heartbeats keep it from a second worker, which looks for work all the time."""
     lease_s = 0.6
     one, two = queues(lease_seconds=lease_s), queues(lease_seconds=lease_s)
     runs: list[str] = []
@@ -112,6 +112,31 @@ async def test_a_handler_whose_heartbeat_is_cut_is_cancelled_before_another_work
         assert worker.report.resolved == 0
         await cut.aclose()
     assert (await whole.stats()).totals["crashed"] == 1
+
+
+async def test_a_lease_is_renewed_every_third_of_its_length(queues: Queues) -> None:
+    """So that one late beat loses nothing."""
+    lease_s = 1.5
+    queue = queues(lease_seconds=lease_s, shards=1)
+    key = (await queue._store()).shards[0].key("letters")
+    began, release = anyio.Event(), anyio.Event()
+
+    @queue.handler()
+    async def handle(event: Any) -> None:
+        began.set()
+        await release.wait()
+
+    oldest_s = 0.0
+    async with running(queue):
+        await queue.add({}, delay=0)
+        await began.wait()
+        until = monotonic() + 2 * lease_s
+        while monotonic() < until:
+            [row] = queues.server.client.xpending_range(key, "workers", "-", "+", 1)
+            oldest_s = max(oldest_s, row["time_since_delivered"] / 1000)
+            await anyio.sleep(0.01)
+        release.set()
+    assert 0.2 * lease_s < oldest_s < 0.6 * lease_s
 
 
 async def test_short_silences_of_the_heartbeats_keep_the_lease(queues: Queues, server: Server) -> None:
