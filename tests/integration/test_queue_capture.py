@@ -34,7 +34,6 @@ from uno.event_bus.dead_letter import (
     QueueFull,
     StoreUnavailable,
 )
-from uno.event_bus.dead_letter.store.scripts import script
 
 
 class Order(msgspec.Struct):
@@ -275,7 +274,7 @@ async def test_an_add_whose_reply_is_lost_is_captured_once(queues: Queues, serve
     with Proxy(server.url) as proxy:
         queue = queues(proxy.url)
         await queue.open()
-        proxy.lose_replies(script("add").sha.encode(), 1)
+        proxy.lose_replies("add", 1)
         id = await queue.add({"n": 1}, delay=60)
         assert proxy.replies_to_lose == 0
         assert [letter.id async for letter in queue.letters()] == [id]
@@ -287,7 +286,7 @@ async def test_without_a_memory_an_add_whose_reply_is_lost_is_not_repeated(queue
     with Proxy(server.url) as proxy:
         queue = queues(proxy.url, dedupe_window=0)
         await queue.add({"n": 0}, delay=60)
-        proxy.lose_replies(script("add").sha.encode(), 1)
+        proxy.lose_replies("add", 1)
         with pytest.raises(StoreUnavailable) as failed:
             await queue.add({"n": 1}, delay=60)
         assert not failed.value.certain
@@ -512,7 +511,7 @@ async def test_an_outcome_is_unknown_when_any_of_the_tries_may_have_run(queues: 
     with Proxy(server.url) as proxy:
         queue = queues(proxy.url, operation_timeout=0.5)
         await queue.open()
-        proxy.lose_replies(script("add").sha.encode(), 1)
+        proxy.lose_replies("add", 1)
         proxy.refusing = True
         with pytest.raises(StoreUnavailable) as failed:
             await queue.add({}, event_id="e", delay=60)

@@ -16,9 +16,6 @@ from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.waiting import eventually, running, running_in_a_thread
 from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue, Letter
-from uno.event_bus.dead_letter.store.scripts import script
-
-EXTEND = script("extend").sha.encode()
 
 
 async def resolved(queue: DeadLetterQueue, count: int) -> bool:
@@ -101,7 +98,7 @@ async def test_a_handler_whose_heartbeat_is_cut_is_cancelled_before_another_work
             await cut.add(0, delay=0)
             await eventually(lambda: at)
             cut_at = monotonic()
-            proxy.silence(containing=EXTEND)
+            proxy.silence("extend")
             async with running(whole):
                 await eventually(lambda: resolved(whole, 1))
                 await whole.add_many(list(range(1, 31)), delay=0)
@@ -157,11 +154,11 @@ async def test_short_silences_of_the_heartbeats_keep_the_lease(queues: Queues, s
             await eventually(lambda: runs)
             async with running(other):  # it would take over
                 for n in range(4):
-                    proxy.silence(containing=EXTEND)
+                    proxy.silence("extend")
                     await anyio.sleep(lease_s / 4)
                     proxy.heal()
                     await anyio.sleep(lease_s * (0.35 + 0.1 * n))
-                proxy.lose_replies(EXTEND, 1)
+                proxy.lose_replies("extend", 1)
                 await eventually(lambda: proxy.replies_to_lose == 0)
                 await eventually(lambda: resolved(queue, 1))
         assert runs == [1]

@@ -15,7 +15,6 @@ from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.waiting import eventually, running
 from uno.event_bus.dead_letter import DeadLetterQueue, Letter, LetterState
-from uno.event_bus.dead_letter.store.scripts import script
 
 
 async def counters_of(queue: DeadLetterQueue, id: str) -> tuple[int, int, int]:
@@ -470,7 +469,7 @@ async def test_a_take_whose_reply_is_lost_is_released(queues: Queues, server: Se
         done: list[Any] = []
         queue.add_handler(done.append)
         async with running(queue):
-            proxy.lose_replies(script("take").sha.encode(), 1)
+            proxy.lose_replies("take", 1)
             await queue.add({}, delay=0)
             await eventually(lambda: proxy.replies_to_lose == 0)
             await eventually(lambda: done, within_s=5)
@@ -486,7 +485,7 @@ async def test_a_settle_whose_reply_is_lost_ends_the_letter_once(queues: Queues,
         ran: list[Any] = []
         queue.add_handler(ran.append)
         async with running(queue):
-            proxy.lose_replies(script("settle").sha.encode(), 1)
+            proxy.lose_replies("settle", 1)
             await queue.add({}, delay=0)
             await eventually(lambda: proxy.replies_to_lose == 0)
             await eventually(lambda: _is_empty(queue))

@@ -16,7 +16,15 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from uno.event_bus.dead_letter.store.scripts import script
+
 CHUNK = 65_536
+
+
+def _is_call(chunk: bytes, verb: str) -> bool:
+    """Whether a request calls this script: by either of its hashes, or with its source."""
+    called = script(verb)
+    return any(word in chunk for word in (called.sha.encode(), called.plain_sha.encode(), f"-- {verb}: ".encode()))
 
 
 class _Wire:
@@ -50,7 +58,7 @@ class Proxy:
         self.accepted = 0
         """Connections so far."""
         self._silence: Callable[[bytes], bool] = lambda chunk: False
-        self._lose: tuple[bytes, int] = (b"", 0)
+        self._lose: tuple[str, int] = ("", 0)
         self._wires: set[_Wire] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="proxy")
@@ -58,13 +66,13 @@ class Proxy:
 
     # -- strokes -------------------------------------------------------------------------------------
 
-    def silence(self, *, containing: bytes = b"") -> None:
-        """From now on nothing passes on a connection on which a request with these bytes is sent (any: all of them).
+    def silence(self, verb: str = "") -> None:
+        """From now on nothing passes on a connection on which this script is called (empty: on any connection).
 
         No end is closed: it is as if the network had gone.
         """
-        self._silence = lambda chunk: containing in chunk
-        if not containing:
+        self._silence = (lambda chunk: _is_call(chunk, verb)) if verb else (lambda chunk: True)
+        if not verb:
             self._in_loop(self._silence_all)
 
     def _silence_all(self) -> None:
@@ -74,7 +82,7 @@ class Proxy:
     def heal(self) -> None:
         """End what `silence` began; connections that were silent are reset."""
         self._silence = lambda chunk: False
-        self._lose = (b"", 0)
+        self._lose = ("", 0)
         self.refusing = False
         self._in_loop(lambda: self._reset(lambda wire: wire.silent))
 
@@ -87,9 +95,9 @@ class Proxy:
             if chosen(wire):
                 wire.reset()
 
-    def lose_replies(self, containing: bytes, times: int) -> None:
-        """Lose the replies of the next requests with these bytes: the server does what they say, nobody hears of it."""
-        self._lose = (containing, times)
+    def lose_replies(self, verb: str, times: int) -> None:
+        """Lose the replies of the next calls of this script: the server does what they say, nobody hears of it."""
+        self._lose = (verb, times)
 
     @property
     def replies_to_lose(self) -> int:
@@ -164,9 +172,9 @@ class Proxy:
                 wire.silent = wire.silent or self._silence(chunk)
                 if wire.silent:
                     continue
-                word, times = self._lose
-                if times and word in chunk:
-                    self._lose = (word, times - 1)
+                verb, times = self._lose
+                if times and _is_call(chunk, verb):
+                    self._lose = (verb, times - 1)
                     wire.loses_reply = True
                 await self._pass(chunk, wire.server)
         wire.reset()
