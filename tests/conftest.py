@@ -9,10 +9,11 @@ import pytest
 from tests.support import binaries
 from tests.support.clean import assert_clean
 from tests.support.servers import Server
-from uno.event_bus.dead_letter.store.connect import target_of
+from uno.event_bus.dead_letter.store.connect import seeds_of
 from uno.event_bus.dead_letter.store.layout import FORMAT
 from uno.event_bus.dead_letter.store.node import Node
 from uno.event_bus.dead_letter.store.shard import Layout, Shard
+from uno.event_bus.dead_letter.store.topology import Topology
 
 NOW_MS = 1_800_000_000_000
 """The time that scripts are told, where a test passes one in."""
@@ -58,18 +59,25 @@ def redis_url(server: Server) -> str:
 
 
 @pytest.fixture
-async def node(redis_url: str) -> AsyncIterator[Node]:
+async def topology(redis_url: str) -> AsyncIterator[Topology]:
     """The engine's connections to the server."""
-    async with Node(target_of(redis_url), timeout_s=5.0, client_name="uno-test") as node:
-        yield node
+    topology = Topology(seeds_of(redis_url), timeout_s=5.0, client_name="uno-test")
+    yield topology
+    await topology.close()
 
 
 @pytest.fixture
-def new_shard(node: Node) -> Callable[..., Shard]:
+def node(topology: Topology) -> Node:
+    """The engine's connections to the one node."""
+    return topology.primary(0)
+
+
+@pytest.fixture
+def new_shard(topology: Topology) -> Callable[..., Shard]:
     """Make a shard: ``new_shard(index, queue=…, now_us=…)``; without a time it has the server's."""
 
     def make(index: int = 0, *, queue: str = "default", shards: int = 1, now_us: int | None = None) -> Shard:
-        return Shard(queue, index, node, Layout(FORMAT, shards, shards, 30_000, 1), now_us=now_us)
+        return Shard(queue, index, topology, Layout(FORMAT, shards, shards, 30_000, 1), now_us=now_us)
 
     return make
 

@@ -17,8 +17,8 @@ from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.waiting import eventually, running
 from uno.event_bus.dead_letter import DeadLetterError, DeadLetterQueue
-from uno.event_bus.dead_letter.store.connect import target_of
-from uno.event_bus.dead_letter.store.node import Node
+from uno.event_bus.dead_letter.store.connect import seeds_of
+from uno.event_bus.dead_letter.store.node import SIZES, Node
 
 COMMANDS, HEARTBEATS = 16, 4
 
@@ -99,9 +99,10 @@ async def test_the_database_of_a_url_is_used(queues: Queues, server: Server) -> 
 async def test_options_of_the_engine_beat_those_of_the_user(server: Server) -> None:
     """No retries, no health checks, bytes, a timeout: for each connection of each lane."""
     client = Redis.from_url(server.url, decode_responses=True, health_check_interval=5)
-    node = Node(target_of(client), timeout_s=1.25, client_name="uno-dlq-x")
+    node = Node(seeds_of(client).targets[0], timeout_s=1.25, client_name="uno-dlq-x")
     seen = {}
-    for lane, pool in node._pools.items():
+    for lane in SIZES:
+        pool = node.pool(lane)
         connection = await pool.get_connection()
         seen[lane] = connection.socket_timeout
         assert connection.retry._retries == 0
@@ -109,7 +110,7 @@ async def test_options_of_the_engine_beat_those_of_the_user(server: Server) -> N
         assert connection.encoder.decode_responses is False
         assert connection.client_name == "uno-dlq-x"
         await pool.release(connection)
-    assert seen == {"commands": 1.25, "heartbeats": 1.25, "reads": 5.0}
+    assert seen == {"commands": 1.25, "work": 1.25, "heartbeats": 1.25, "reads": 5.0}
     await node.close()
     await client.aclose()
 
@@ -121,7 +122,7 @@ async def test_cancelled_calls_cross_no_replies_and_leak_no_connection(server: S
     chance = random.Random(seed)
     with Proxy(server.url, seed=seed) as proxy:
         proxy.max_delay_s = 0.004
-        async with Node(target_of(proxy.url), timeout_s=5, client_name="uno-dlq-fuzz") as node:
+        async with Node(seeds_of(proxy.url).targets[0], timeout_s=5, client_name="uno-dlq-fuzz") as node:
             answered = cancelled = 0
 
             async def echo(token: str, patience_s: float) -> None:
@@ -163,9 +164,9 @@ async def test_hundreds_of_resets_leak_nothing(queues: Queues, server: Server) -
                 proxy.reset_all()
                 await anyio.sleep(0.003)
             stop = True
-        node = (await queue._store()).node
-        for pool in node._pools.values():
-            assert not pool._in_use_connections
+        for node in (await queue._store()).topology.nodes:
+            for pool in node._pools.values():
+                assert not pool._in_use_connections
         await queue.aclose()
         await eventually(lambda: proxy.open_connections == 0)
 

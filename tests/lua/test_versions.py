@@ -8,8 +8,8 @@ from tests.support.look import Look, several
 from uno.event_bus.dead_letter.errors import LayoutMismatch
 from uno.event_bus.dead_letter.letter import LetterState, Verb
 from uno.event_bus.dead_letter.store import browse
-from uno.event_bus.dead_letter.store.layout import layout_key
-from uno.event_bus.dead_letter.store.node import Refused
+from uno.event_bus.dead_letter.store.layout import queue_key
+from uno.event_bus.dead_letter.store.route import Refused
 from uno.event_bus.dead_letter.store.scripts import lua_folder, script
 from uno.event_bus.dead_letter.store.shard import Outcome, Seen, Shard
 
@@ -89,8 +89,8 @@ async def test_a_new_shard_has_the_versions_of_its_maker(shard: Shard, look: Loo
 async def layout(
     shard: Shard, *, protocol: int = 1, shards: str | int = 4, lease_ms: str | int = 30_000
 ) -> dict[str, str]:
-    key = layout_key(shard.queue)
-    reply = await shard.node.call(script("layout"), [key], [protocol, 1, shard.now_us or "", shards, lease_ms])
+    key = queue_key(shard.queue, "layout")
+    reply = await shard.route.call(script("layout"), [key], [protocol, 1, shard.now_us or "", shards, lease_ms])
     return {name.decode(): value.decode() for name, value in zip(reply[::2], reply[1::2], strict=True)}
 
 
@@ -114,7 +114,7 @@ async def test_a_layout_of_a_later_protocol_is_refused(made: bool, shard: Shard,
     """Before it is read, and nothing is written."""
     if made:
         await layout(shard)
-    look.client.hset(layout_key(shard.queue), "protocol", 2)
+    look.client.hset(queue_key(shard.queue, "layout"), "protocol", 2)
     before = look.snapshot()
     with pytest.raises(Refused, match="UPGRADE 2"):
         await layout(shard)

@@ -22,10 +22,10 @@ from tests.support.clean import verified
 from tests.support.servers import Server
 from uno.event_bus.dead_letter.letter import Letter, LetterState, NewLetter, Verb
 from uno.event_bus.dead_letter.store.browse import scan, stats
-from uno.event_bus.dead_letter.store.connect import target_of
+from uno.event_bus.dead_letter.store.connect import seeds_of
 from uno.event_bus.dead_letter.store.layout import FORMAT
-from uno.event_bus.dead_letter.store.node import Node
 from uno.event_bus.dead_letter.store.shard import Layout, Outcome, Seen, Shard, Verdict
+from uno.event_bus.dead_letter.store.topology import Topology
 
 EXAMPLES = int(os.environ.get("DLQ_STATEFUL_EXAMPLES", "60"))
 START_MS = 1_800_000_000_000
@@ -48,9 +48,9 @@ class ShardBesideModel(RuleBasedStateMachine):
         super().__init__()
         self.server.client.flushall()
         self.runner = asyncio.Runner()
-        self.node = Node(target_of(self.server.url), timeout_s=5.0)
+        self.topology = Topology(seeds_of(self.server.url), timeout_s=5.0)
         self.now_ms = START_MS
-        self.shard = Shard("default", 0, self.node, Layout(FORMAT, 1, 1, LEASE_MS, 1), now_us=START_MS * 1000)
+        self.shard = Shard("default", 0, self.topology, Layout(FORMAT, 1, 1, LEASE_MS, 1), now_us=START_MS * 1000)
         self.model = PlainShard(window_ms=WINDOW_MS, max_crashes=MAX_CRASHES)
         self.given: list[tuple[str, str, int]] = []
         """Every lease that was ever given: worker, letter id, token."""
@@ -58,7 +58,7 @@ class ShardBesideModel(RuleBasedStateMachine):
         """What the operator saw last, perhaps long ago."""
 
     def teardown(self) -> None:
-        self.runner.run(self.node.close())
+        self.runner.run(self.topology.close())
         self.runner.close()
 
     def run[T](self, call: Coroutine[Any, Any, T]) -> T:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from uno.event_bus.dead_letter.store.layout import SHARD_KEYS, layout_key, shard_key, shard_tag, slot_of
+from uno.event_bus.dead_letter.store.layout import SHARD_KEYS, queue_key, shard_key, shard_tag, slot_of
 
 QUEUES = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True)
 
@@ -57,4 +57,4 @@ def test_a_tag_depends_on_queue_and_index_alone() -> None:
 
 def test_the_layout_record_has_a_key_of_the_queue() -> None:
     """Its tag is the queue's name."""
-    assert layout_key("orders") == "dlq:{orders}:layout"
+    assert queue_key("orders", "layout") == "dlq:{orders}:layout"

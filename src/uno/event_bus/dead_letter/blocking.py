@@ -23,7 +23,7 @@ from uno.event_bus.dead_letter.errors import StoreUnavailable
 from uno.event_bus.dead_letter.letter import Letter
 from uno.event_bus.dead_letter.operations import QueueStats
 from uno.event_bus.dead_letter.queue import DeadLetterQueue as AsyncQueue
-from uno.event_bus.dead_letter.store.connect import Redis, target_of
+from uno.event_bus.dead_letter.store.connect import Client, seeds_of
 
 __all__ = ["DeadLetterQueue"]
 
@@ -38,7 +38,7 @@ class DeadLetterQueue:
     running event loop, which it would block, a verb raises `RuntimeError`; the async queue is for there.
     """
 
-    def __init__(self, redis: Redis | str | None = None, config: DeadLetterConfig | None = None) -> None:
+    def __init__(self, redis: Client | str | None = None, config: DeadLetterConfig | None = None) -> None:
         self._background: _Background | None = None
         self._lock = threading.RLock()  # re-entrant: a signal's handler may capture, too
         self._make: Callable[[], AsyncQueue] = partial(AsyncQueue, redis, config)
@@ -227,7 +227,8 @@ def _import_the_rest() -> None:
     """
     import_module("anyio._backends._asyncio")
     import_module("encodings.idna")  # for names of hosts
-    pool = target_of("unix:///").pool(name="", size=1, timeout_s=1.0)
+    [target] = seeds_of("unix:///").targets
+    pool = target.pool(name="", size=1, timeout_s=1.0, wait_s=1.0)
     pool.make_connection()  # type: ignore[no-untyped-call]  # does not connect, but asks for redis-py's version
 
 

@@ -156,6 +156,7 @@ class Capturer:
                     ordering_key=ordering_key,
                     dedupe_key=dedupe_key,
                     headers=packed_headers,
+                    has_own_id=not event_id,
                 )
             )
         return made

@@ -6,6 +6,7 @@ from typing import Final
 
 from uno.event_bus.dead_letter.errors import DeadLetterError
 from uno.event_bus.dead_letter.store import browse
+from uno.event_bus.dead_letter.store.node import Node
 from uno.event_bus.dead_letter.store.server import ServerFacts, read_facts
 from uno.event_bus.dead_letter.store.shard import Layout, Shard
 from uno.event_bus.dead_letter.store.store import Store
@@ -30,18 +31,17 @@ async def examine(store: Store) -> list[Finding]:
 
     That it is open already says that the server is not too old, and that layout and protocol fit.
     """
-    facts = await read_facts(store.node)
-    return [
-        Finding(
-            "server",
-            True,
-            f"{facts.name} {facts.version or '(version hidden)'} at {store.node.target.address}",
-        ),
-        _eviction(facts),
-        _memory(facts),
-        _layout(store.layout),
-        *[await _shard(shard) for shard in store.shards],
-    ]
+    found = [finding for node in store.topology.primaries for finding in await _server(node)]
+    return [*found, _layout(store.layout), *[await _shard(shard) for shard in store.shards]]
+
+
+async def _server(node: Node) -> list[Finding]:
+    try:
+        facts = await read_facts(node)
+    except DeadLetterError as error:
+        return [Finding("server", False, str(error))]
+    seen = f"{facts.name} {facts.version or '(version hidden)'} at {node.target.name}"
+    return [Finding("server", True, seen), _eviction(facts), _memory(facts)]
 
 
 def _layout(layout: Layout) -> Finding:

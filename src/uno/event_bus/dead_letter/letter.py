@@ -183,6 +183,13 @@ class NewLetter:
     encoding: str = ""
     headers: bytes = b""
     """A JSON object, or empty."""
+    has_own_id: bool = False
+    """The engine made the event id: no other call can name it."""
+
+    @property
+    def movable(self) -> bool:
+        """Whether any shard may have it: nobody will ask for it by its keys."""
+        return self.has_own_id and not self.dedupe_key and not self.ordering_key
 
     @property
     def capture_key(self) -> str:

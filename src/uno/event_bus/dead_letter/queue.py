@@ -21,7 +21,7 @@ from uno.event_bus.dead_letter.letter import Letter
 from uno.event_bus.dead_letter.operations import Operations, QueueStats, VerifyReport
 from uno.event_bus.dead_letter.replay import Replay, ReplayReport
 from uno.event_bus.dead_letter.retry import PolicyLike, RetryPolicy, as_policy, from_config
-from uno.event_bus.dead_letter.store.connect import Redis, target_of
+from uno.event_bus.dead_letter.store.connect import Client, seeds_of
 from uno.event_bus.dead_letter.store.embedded import EmbeddedServer
 from uno.event_bus.dead_letter.store.store import Store
 from uno.event_bus.dead_letter.telemetry.recorder import NO_RECORDER, Recorder
@@ -36,10 +36,11 @@ class DeadLetterQueue:
     """Keeps every event that a service failed to handle, and tries it again at the right time.
 
     Args:
-        redis: A `redis.asyncio.Redis` as users build it (also with ``decode_responses=True``), or a URL:
-            ``redis://``, ``rediss://``, ``unix://``, ``embedded:`` or ``embedded:///directory``. None:
-            ``config.redis_url``. A client is only read for where it connects to: the engine makes connections
-            of its own, and never closes the user's.
+        redis: A `redis.asyncio.Redis` or `redis.asyncio.cluster.RedisCluster` as users build it (also with
+            ``decode_responses=True``), or a URL: ``redis://``, ``rediss://``, ``unix://``, ``embedded:`` or
+            ``embedded:///directory``; for a cluster ``redis://host:7000,host:7001/0?cluster=true``, of whose
+            nodes one is enough. None: ``config.redis_url``. A client is only read for where it connects to: the
+            engine makes connections of its own, and never closes the user's.
         config: Settings; None: the defaults.
         recorder: Hooks for telemetry; None: nothing is recorded.
 
@@ -49,7 +50,7 @@ class DeadLetterQueue:
 
     def __init__(
         self,
-        redis: Redis | str | None = None,
+        redis: Client | str | None = None,
         config: DeadLetterConfig | None = None,
         *,
         recorder: Recorder | None = None,
@@ -60,7 +61,7 @@ class DeadLetterQueue:
         if isinstance(self._source, str) and self._source.startswith("embedded:"):
             self._server = EmbeddedServer.from_url(self._source)
         else:
-            target_of(self._source)  # a wrong URL or client is told now, not at the first failure
+            seeds_of(self._source)  # a wrong URL or client is told now, not at the first failure
         self._recorder = recorder or NO_RECORDER
         self._policy: RetryPolicy = from_config(self._config)
         self._handlers = Handlers()
@@ -122,7 +123,7 @@ class DeadLetterQueue:
             # Nothing awaits from here on: tasks that come first together share one store.
             self._stores = {other: store for other, store in self._stores.items() if not other.is_closed()}
             if loop not in self._stores:
-                self._stores[loop] = Store(target_of(source), self._config, client_name=f"uno-dlq-{self._config.queue}")
+                self._stores[loop] = Store(seeds_of(source), self._config, client_name=f"uno-dlq-{self._config.queue}")
         store = self._stores[loop]
         await store.open()
         return store

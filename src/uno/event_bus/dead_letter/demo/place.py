@@ -3,7 +3,7 @@
 import secrets
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -12,11 +12,11 @@ from typing import Final
 import anyio
 import anyio.to_thread
 
+from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.demo.plan import SHARDS
-from uno.event_bus.dead_letter.store.connect import target_of
+from uno.event_bus.dead_letter.store.connect import seeds_of
 from uno.event_bus.dead_letter.store.embedded import EmbeddedServer
-from uno.event_bus.dead_letter.store.layout import SHARD_KEYS, shard_key
-from uno.event_bus.dead_letter.store.node import Node
+from uno.event_bus.dead_letter.store.store import Store
 
 __all__ = ["own_queue", "server"]
 
@@ -51,14 +51,8 @@ async def own_queue(address: str) -> AsyncIterator[str]:
         if not address.startswith("embedded:"):
             # A Redis that has gone away keeps the keys; why it went is what the caller has to hear.
             with anyio.move_on_after(CLEANING_S, shield=True), suppress(Exception):
-                async with Node(target_of(address)) as node:
-                    for key in _keys(queue):
-                        await node.send("UNLINK", key)
-
-
-def _keys(queue: str) -> Iterator[str]:
-    for shard in range(SHARDS):
-        for name in SHARD_KEYS:
-            yield shard_key(queue, shard, name)
-    for name in ("layout", "workers", "worker_info", "audit"):
-        yield f"dlq:{{{queue}}}:{name}"
+                store = Store(seeds_of(address), DeadLetterConfig(queue=queue, shards=SHARDS))
+                try:
+                    await store.erase()
+                finally:
+                    await store.close()

@@ -1,136 +1,35 @@
-"""Connections: one factory for every client, and one place that says what an error means.
+"""Connections: one factory for every client of the engine.
 
 redis-py's own retries are off (a timed-out command may have run: the engine repeats only what is safe to
 repeat), replies are bytes, and reads that block have connections of their own, so that neither a flood of
 commands nor a blocked read can keep a heartbeat waiting.
 """
 
-from enum import Enum
-from typing import Any, Final
-from urllib.parse import urlsplit
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, Self
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from redis.asyncio import Redis
-from redis.asyncio.connection import BlockingConnectionPool, ConnectionPool
+from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.connection import BlockingConnectionPool, Connection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    AuthenticationWrongNumberOfArgsError,
-    AuthorizationError,
-    BusyLoadingError,
-    NoPermissionError,
-    OutOfMemoryError,
-    RedisError,
-    ResponseError,
-)
-from redis.exceptions import (
-    ConnectionError as RedisConnectionError,
-)
-from redis.exceptions import (
-    TimeoutError as RedisTimeoutError,
-)
 from redis.maint_notifications import MaintNotificationsConfig
 
-from uno.event_bus.dead_letter.errors import ConfigError, DeadLetterError, PermissionDenied, StoreError
+from uno.event_bus.dead_letter.errors import ConfigError
 
-__all__ = [
-    "BLOCK_MARGIN_S",
-    "Meaning",
-    "NotConnected",
-    "Redis",
-    "Target",
-    "classify",
-    "describe",
-    "refusal",
-    "target_of",
-]
+__all__ = ["BLOCK_MARGIN_S", "Address", "Client", "Redis", "RedisCluster", "Seeds", "Target", "seeds_of"]
 
 BLOCK_MARGIN_S: Final = 3.0
 """A blocking read is given up this long after the server should have answered, seconds."""
 
 CONNECT_TIMEOUT_S: Final = 1.0
 
+type Address = tuple[str, int]
+"""Host and port of a node; a server behind a unix socket has its path, and port 0."""
 
-class Meaning(Enum):
-    """What an error of a call to Redis means for the caller; a handful of decisions."""
-
-    NOT_SENT = "not sent"
-    """No connection: certainly not executed; try again."""
-    UNKNOWN = "outcome unknown"
-    """The connection broke or the answer is late: it may have run; repeat only what is safe to repeat."""
-    DEGRADED = "degraded"
-    """The server refuses for now (loading, busy, read-only, disk full): not executed; try again, slower."""
-    FULL = "full"
-    """The server has no memory left for writes: not executed."""
-    REFUSED = "refused"
-    """The shard knows a later protocol or layout than the caller: not executed."""
-    FATAL = "fatal"
-    """Wrong credentials or rights, a key of another type, a bug: trying again does not help."""
-
-
-_DEGRADED_CODES: Final = frozenset(
-    {"LOADING", "BUSY", "READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED"}
-)
-
-
-class NotConnected(RedisConnectionError):
-    """No connection was to be had: the command certainly did not run."""
-
-
-def code_of(error: BaseException) -> str:
-    """Return the first word of a server's error: its code."""
-    return str(error).partition(" ")[0]
-
-
-def classify(error: BaseException) -> Meaning:
-    """Return what the error means; anything that is not known to be harmless is fatal."""
-    code = code_of(error)
-    if isinstance(error, NotConnected):
-        return Meaning.NOT_SENT
-    if isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError):
-        return Meaning.FATAL
-    if isinstance(error, OutOfMemoryError) or code == "OOM" or "OOM command not allowed" in str(error):
-        return Meaning.FULL
-    if isinstance(error, BusyLoadingError) or code in _DEGRADED_CODES:
-        return Meaning.DEGRADED
-    if code in ("UPGRADE", "LAYOUT"):
-        return Meaning.REFUSED
-    if isinstance(error, ResponseError):
-        return _meaning_of_text(str(error))
-    # TypeError, AttributeError, RuntimeError: what a transport torn down under a caller raises (cpython#136234).
-    if isinstance(
-        error, RedisConnectionError | RedisTimeoutError | OSError | TypeError | AttributeError | RuntimeError
-    ):
-        return Meaning.UNKNOWN
-    return Meaning.FATAL
-
-
-def _meaning_of_text(text: str) -> Meaning:
-    # Redis 6.2 wraps an error raised inside a script in a sentence of its own.
-    if any(f"-{code}" in text or f": {code} " in text for code in _DEGRADED_CODES):
-        return Meaning.DEGRADED
-    return Meaning.FATAL
-
-
-_NO_RIGHT: Final = ("ACL failure in script", "The user executing the script")
-"""What Redis 7 and later, and 6.2, say when a script runs a command that its user may not run."""
-
-
-def refusal(error: BaseException, address: str) -> DeadLetterError:
-    """Return what a caller is told of a fatal error; no password is in it."""
-    text = describe(error)
-    if isinstance(error, AuthenticationError | AuthenticationWrongNumberOfArgsError) or code_of(error) in (
-        "NOAUTH",
-        "WRONGPASS",
-    ):
-        return ConfigError(f"user or password of redis_url was refused at {address} ({text})")
-    if (
-        isinstance(error, AuthorizationError | NoPermissionError)
-        or code_of(error) == "NOPERM"
-        or any(words in text for words in _NO_RIGHT)
-    ):
-        return PermissionDenied(f"the Redis user of redis_url lacks a right at {address}: {text}")
-    return StoreError(f"{text} at {address}")
+type Client = Redis | RedisCluster
+"""What users pass; it is only read for where it connects to."""
 
 
 class Target:
@@ -141,19 +40,29 @@ class Target:
         self._options = options
 
     def __repr__(self) -> str:
-        return f"Target({self.address})"
+        return f"Target({self.name})"
 
     @property
-    def address(self) -> str:
-        """Host and port, or socket path; never a password."""
+    def address(self) -> Address:
+        """Host and port, or socket path and 0."""
         if "path" in self._options:
-            return str(self._options["path"])
-        return f"{self._options.get('host', 'localhost')}:{self._options.get('port', 6379)}"
+            return str(self._options["path"]), 0
+        return str(self._options.get("host", "localhost")), int(self._options.get("port", 6379))
 
-    def pool(self, *, name: str, size: int, timeout_s: float) -> ConnectionPool:
+    @property
+    def name(self) -> str:
+        """The address as one word, for messages; never a password."""
+        host, port = self.address
+        return f"{host}:{port}" if port else host
+
+    def at(self, address: Address) -> Self:
+        """Return the target of another node of the same cluster: reached alike, with the same credentials."""
+        return type(self)(self._class, self._options | {"host": address[0], "port": address[1]})
+
+    def pool(self, *, name: str, size: int, timeout_s: float, wait_s: float, readonly: bool = False) -> ConnectionPool:
         """Return a pool of at most `size` connections whose reads time out after `timeout_s` seconds.
 
-        A caller waits for a free connection; the pool never refuses.
+        A caller waits for a free connection, at most `wait_s`. With `readonly` they may be those of a replica.
         """
         options = self._options | {
             "decode_responses": False,
@@ -166,39 +75,80 @@ class Target:
             "client_name": name,
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         }
-        return BlockingConnectionPool(max_connections=size, timeout=None, connection_class=self._class, **options)
+        if readonly:
+            options["redis_connect_func"] = _connect_readonly
+        return BlockingConnectionPool(max_connections=size, timeout=wait_s, connection_class=self._class, **options)
 
 
-_OURS: Final = ("himport_registry", "driver_info")
-_OURS_PREFIXES: Final = ("maint_notifications_", "orig_")
+async def _connect_readonly(connection: Connection) -> None:
+    await connection.on_connect()
+    await connection.send_command("READONLY")
+    await connection.read_response()
 
 
-def target_of(source: Redis | str) -> Target:
-    """Return the target of a URL (``redis://``, ``rediss://``, ``unix://``) or of a user's own client.
+class Seeds(NamedTuple):
+    """The servers that a queue is told of; those of a cluster know the others."""
 
-    Raises `ConfigError` for a URL of another kind, or a client that is not `redis.asyncio.Redis`.
+    targets: tuple[Target, ...]
+    is_cluster: bool
+    """Whether the user said so; one who did not is asked when connecting."""
+    remap: Callable[[Address], Address] = lambda address: address
+    """The user's way from an address that nodes tell to one that can be reached from here."""
+
+
+_OURS: Final = ("himport_registry", "driver_info", "response_callbacks", "max_connections", "connection_class")
+_OURS_PREFIXES: Final = ("maint_notifications_", "orig_", "oss_cluster_")
+
+
+def _target(connection_class: type[Any], options: dict[str, Any]) -> Target:
+    kept = {name: value for name, value in options.items() if name not in _OURS and not name.startswith(_OURS_PREFIXES)}
+    return Target(connection_class, kept)
+
+
+def seeds_of(source: Client | str) -> Seeds:
+    """Return where a URL (``redis://``, ``rediss://``, ``unix://``) or a user's own client leads.
+
+    A cluster's URL may name several nodes: ``redis://user:password@a:7000,b:7000/0?cluster=true``.
+
+    Raises `ConfigError` for a URL of another kind, or a client that is neither `redis.asyncio.Redis` nor
+    `redis.asyncio.cluster.RedisCluster`.
     """
     if isinstance(source, str):
-        scheme = urlsplit(source).scheme
-        if scheme not in ("redis", "rediss", "unix"):
-            raise ConfigError(f"redis_url has the scheme {scheme!r}; allowed are redis, rediss, unix and embedded")
+        return _seeds_of_url(source)
+    if isinstance(source, RedisCluster):
+        nodes = source.nodes_manager
+        targets = [_target(node.connection_class, node.connection_kwargs) for node in nodes.startup_nodes.values()]
+        seeds = Seeds(tuple(targets), is_cluster=True)
+        return seeds if nodes.address_remap is None else seeds._replace(remap=nodes.address_remap)
+    if isinstance(source, Redis):
+        pool = source.connection_pool
+        return Seeds((_target(pool.connection_class, pool.connection_kwargs),), is_cluster=False)
+    kind = type(source).__qualname__
+    raise ConfigError(
+        f"redis is a {kind}; allowed are redis.asyncio.Redis, redis.asyncio.cluster.RedisCluster and a URL"
+    )
+
+
+def _seeds_of_url(url: str) -> Seeds:
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise ConfigError(f"redis_url has the scheme {parts.scheme!r}; allowed are redis, rediss, unix and embedded")
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    said = options.pop("cluster", "false").lower()
+    if said not in ("true", "false", "1", "0"):
+        raise ConfigError(f"redis_url has cluster={said}; allowed are true and false")
+    is_cluster = said in ("true", "1")
+    user, at, hosts = parts.netloc.rpartition("@")
+    if "," in hosts and not is_cluster:
+        raise ConfigError("redis_url names several hosts; allowed only for a cluster, with ?cluster=true")
+    if is_cluster and parts.scheme == "unix":
+        raise ConfigError("redis_url has cluster=true and the scheme unix; nodes of a cluster are reached by TCP")
+    targets = []
+    for host in hosts.split(","):
+        one = urlunsplit((parts.scheme, f"{user}{at}{host}", parts.path, urlencode(options), ""))
         try:
-            source = Redis.from_url(source)
+            pool = Redis.from_url(one).connection_pool
         except ValueError:
             raise ConfigError("redis_url cannot be read; it looks like redis://user:password@host:6379/0") from None
-    if not isinstance(source, Redis):
-        raise ConfigError(f"redis is a {type(source).__qualname__}; allowed are redis.asyncio.Redis and a URL")
-    pool = source.connection_pool
-    kept = {
-        name: value
-        for name, value in pool.connection_kwargs.items()
-        if name not in _OURS and not name.startswith(_OURS_PREFIXES)
-    }
-    return Target(pool.connection_class, kept)
-
-
-def describe(error: BaseException) -> str:
-    """Return one line about an error of Redis, without addresses of objects or passwords."""
-    text = str(error).splitlines()[0] if str(error) else ""
-    kind = "" if isinstance(error, RedisError) and text else f"{type(error).__name__}: "
-    return f"{kind}{text or 'no details'}"
+        targets.append(_target(pool.connection_class, pool.connection_kwargs))
+    return Seeds(tuple(targets), is_cluster)

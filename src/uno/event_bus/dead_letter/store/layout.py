@@ -9,7 +9,7 @@ from binascii import crc_hqx
 from functools import cache
 from typing import Final
 
-__all__ = ["FORMAT", "SHARD_KEYS", "layout_key", "shard_key", "shard_tag", "slot_of"]
+__all__ = ["FORMAT", "QUEUE_KEYS", "SHARD_KEYS", "SLOTS", "queue_key", "shard_key", "shard_tag", "slot_of"]
 
 FORMAT: Final = 1
 """Format of the keys and records; a queue with a later one is not touched."""
@@ -37,6 +37,15 @@ SHARD_KEYS: Final = {
 """Name and Redis type of each key of a shard; the last three are reserved."""
 
 
+QUEUE_KEYS: Final = {
+    "layout": "hash",
+    "workers": "zset",
+    "worker_info": "hash",
+    "audit": "stream",
+}
+"""Name and Redis type of each key of a queue, beside those of its shards."""
+
+
 def slot_of(tag: str) -> int:
     """Return the cluster slot of a hash tag's content: CRC16 (XMODEM) modulo 16,384."""
     return crc_hqx(tag.encode(), 0) % SLOTS
@@ -61,6 +70,6 @@ def shard_key(queue: str, shard: int, name: str) -> str:
     return f"dlq:{{{shard_tag(queue, shard)}}}:{name}"
 
 
-def layout_key(queue: str) -> str:
-    """Return the key of the queue's layout record, a hash."""
-    return f"dlq:{{{queue}}}:layout"
+def queue_key(queue: str, name: str) -> str:
+    """Return the key ``dlq:{<queue>}:<name>`` of the queue itself; `name` is one of `QUEUE_KEYS`."""
+    return f"dlq:{{{queue}}}:{name}"

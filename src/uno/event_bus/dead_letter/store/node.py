@@ -1,8 +1,7 @@
-"""One Redis server: its connection pools, and how a script is called on it."""
+"""One Redis server: its connection pools, and how a command or a script is sent to it, once."""
 
-import random
 from collections.abc import Sequence
-from time import monotonic
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
@@ -22,51 +21,43 @@ from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
 
-from uno.event_bus.dead_letter.errors import QueueFull, StoreUnavailable
-from uno.event_bus.dead_letter.store.connect import (
-    BLOCK_MARGIN_S,
-    Meaning,
-    NotConnected,
-    Target,
-    classify,
-    describe,
-    refusal,
-)
+from uno.event_bus.dead_letter.store.connect import BLOCK_MARGIN_S, Target
+from uno.event_bus.dead_letter.store.meaning import NotConnected, describe
 from uno.event_bus.dead_letter.store.scripts import Script
 
-__all__ = ["Node", "Refused"]
+__all__ = ["LONGEST_BLOCK_S", "Lane", "Node", "Word"]
 
 LONGEST_BLOCK_S: Final = 2.0
 """Blocking reads are short, so that a dead connection is noticed."""
 
 type Word = str | bytes | int
-type Lane = Literal["commands", "reads", "heartbeats"]
 
+type Lane = Literal["commands", "work", "reads", "heartbeats"]
+"""Which connections a call takes: captures and operators, a worker's own calls, reads that block, heartbeats.
 
-class Refused(Exception):
-    """A script's answer to a caller of an earlier protocol or layout; never leaves the store."""
+None of them starves another: a flood of captures cannot delay a settle, nor either of them the renewal of a lease.
+"""
 
-    def __init__(self, code: str, known: int) -> None:
-        self.code = code
-        self.known = known
-        super().__init__(f"{code} {known}")
+SIZES: Final[dict[Lane, int]] = {"commands": 16, "work": 2, "reads": 1024, "heartbeats": 1}
+"""Connections of a node per lane, at most: a worker has three, and one for each shard that it waits for."""
 
 
 class Node:
-    """One server, with three pools: commands, blocking reads, heartbeats.
+    """One server. What it raises is what redis-py raises; `Route` knows what that means."""
 
-    None of them starves another: a flood of commands cannot delay the renewal of a lease.
-    """
-
-    def __init__(self, target: Target, *, timeout_s: float = 5.0, client_name: str = "uno-dlq") -> None:
+    def __init__(
+        self, target: Target, *, timeout_s: float = 5.0, client_name: str = "uno-dlq", readonly: bool = False
+    ) -> None:
         self.target = target
         self._timeout_s = timeout_s
+        self._client_name = client_name
+        self._readonly = readonly
         self._plain = False
-        self._pools: dict[Lane, ConnectionPool] = {
-            "commands": target.pool(name=client_name, size=16, timeout_s=timeout_s),
-            "reads": target.pool(name=client_name, size=1024, timeout_s=LONGEST_BLOCK_S + BLOCK_MARGIN_S),
-            "heartbeats": target.pool(name=client_name, size=4, timeout_s=timeout_s),
-        }
+        self._retired = False
+        self._pools: dict[Lane, ConnectionPool] = {}
+
+    def __repr__(self) -> str:
+        return f"Node({self.target.name})"
 
     async def __aenter__(self) -> Self:
         return self
@@ -81,16 +72,39 @@ class Node:
         for pool in self._pools.values():
             await pool.disconnect()
 
-    async def send(self, *words: Word, lane: Lane = "commands") -> Any:
+    async def retire(self) -> None:
+        """Close every connection that is not in use; one that is, when it is free."""
+        self._retired = True
+        await self.drop_idle()
+
+    async def drop_idle(self) -> None:
+        """Close every connection that is not in use: the next call looks up the address anew."""
+        for pool in self._pools.values():
+            await pool.disconnect(inuse_connections=False)
+
+    def pool(self, lane: Lane) -> ConnectionPool:
+        """Return the pool of a lane; it connects when it is first used."""
+        pool = self._pools.get(lane)
+        if pool is None:
+            pool = self._pools[lane] = self.target.pool(
+                name=self._client_name,
+                size=SIZES[lane],
+                timeout_s=LONGEST_BLOCK_S + BLOCK_MARGIN_S if lane == "reads" else self._timeout_s,
+                wait_s=self._timeout_s,
+                readonly=self._readonly,
+            )
+        return pool
+
+    async def send(self, *words: Word, lane: Lane = "commands", asking: bool = False) -> Any:
         """Send one command once and return its reply as Redis gave it.
 
         Raises what redis-py raises. A connection that was interrupted between command and reply is closed, so
-        that no other caller ever reads that reply.
+        that no other caller ever reads that reply. With `asking`, also for a slot that is on its way to this node.
         """
-        return await self._send(_packed(*words), lane)
+        return await self._send(_packed(*words), lane, asking)
 
-    async def _send(self, packed: bytes, lane: Lane) -> Any:
-        pool = self._pools[lane]
+    async def _send(self, packed: bytes, lane: Lane, asking: bool) -> Any:
+        pool = self.pool(lane)
         try:
             connection = await pool.get_connection()  # type: ignore[no-untyped-call]
         except (RedisConnectionError, RedisTimeoutError, OSError) as error:
@@ -100,7 +114,11 @@ class Node:
                     raise type(refused)(*refused.args) from None  # itself it would be its own context
             raise NotConnected(describe(error)) from error
         try:
-            await connection.send_packed_command([packed], check_health=False)
+            # One write: ASKING holds for the next command of its connection alone.
+            await connection.send_packed_command([_ASKING, packed] if asking else [packed], check_health=False)
+            if asking:
+                with suppress(ResponseError):  # the command's own reply, which follows, tells more
+                    await connection.read_response()
             return await connection.read_response()
         except ResponseError:
             raise
@@ -110,73 +128,40 @@ class Node:
             raise
         finally:
             with anyio.CancelScope(shield=True):
+                if self._retired:
+                    await connection.disconnect(nowait=True)
                 await pool.release(connection)
 
-    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Word], *, lane: Lane = "commands") -> Any:
-        """Run a script once: EVALSHA, then EVAL on this same node when it does not know the script."""
-        return await self._run(self._by_sha(script, keys, args), script, keys, args, lane)
-
-    def _by_sha(self, script: Script, keys: Sequence[str], args: Sequence[Word]) -> bytes:
+    def by_sha(self, script: Script, keys: Sequence[str], args: Sequence[Word]) -> bytes:
+        """Return the script's call by hash, packed for `run`."""
         return _packed("EVALSHA", script.plain_sha if self._plain else script.sha, len(keys), *keys, *args)
 
-    async def _run(self, packed: bytes, script: Script, keys: Sequence[str], args: Sequence[Word], lane: Lane) -> Any:
+    async def run(
+        self, packed: bytes, script: Script, keys: Sequence[str], args: Sequence[Word], lane: Lane, *, asking: bool
+    ) -> Any:
+        """Run a script once: by its hash, then with its source when the node does not know it."""
         try:
-            return await self._send(packed, lane)
+            return await self._send(packed, lane, asking)
         except NoScriptError:
-            return await self._evaluate(script, keys, args, lane)
+            return await self._evaluate(script, keys, args, lane, asking)
 
-    async def _evaluate(self, script: Script, keys: Sequence[str], args: Sequence[Word], lane: Lane) -> Any:
+    async def _evaluate(
+        self, script: Script, keys: Sequence[str], args: Sequence[Word], lane: Lane, asking: bool
+    ) -> Any:
         if not self._plain and script.source is not script.plain_source:
             try:
-                return await self.send("EVAL", script.source, len(keys), *keys, *args, lane=lane)
+                return await self.send("EVAL", script.source, len(keys), *keys, *args, lane=lane, asking=asking)
             except ResponseError as error:
                 # Redis 6.2 takes the `#!lua` line for a syntax error; nothing ran.
                 if "compiling script" not in str(error):
                     raise
                 self._plain = True
-        return await self.send("EVAL", script.plain_source, len(keys), *keys, *args, lane=lane)
-
-    async def call(
-        self,
-        script: Script,
-        keys: Sequence[str],
-        args: Sequence[Word],
-        *,
-        lane: Lane = "commands",
-        repeat: bool = True,
-        queue: str = "",
-    ) -> Any:
-        """Run a script; what certainly did not run is tried again, and with `repeat` also what may have run.
-
-        Tries for `timeout_s` in all, with exponential backoff and jitter from 10 ms to 500 ms.
-
-        Raises `StoreUnavailable`, `QueueFull` (no memory) and `Refused` (a later protocol or layout); for what
-        no repeat helps, `ConfigError` (credentials), `PermissionDenied` or `StoreError`.
-        """
-        packed = self._by_sha(script, keys, args)  # not below: what cannot be packed is no error of Redis
-        deadline = monotonic() + self._timeout_s
-        pause = 0.01
-        certain = True
-        while True:
-            try:
-                return await self._run(packed, script, keys, args, lane)
-            except Exception as error:
-                meaning = classify(error)
-                if meaning is Meaning.FATAL:
-                    raise refusal(error, self.target.address) from error
-                if meaning is Meaning.REFUSED:
-                    code, _, known = str(error).partition(" ")
-                    raise Refused(code, int(known)) from None
-                if meaning is Meaning.FULL:
-                    raise QueueFull(queue) from error
-                again = meaning in (Meaning.NOT_SENT, Meaning.DEGRADED) or (repeat and meaning is Meaning.UNKNOWN)
-                certain = certain and meaning is not Meaning.UNKNOWN  # of all tries: one of them may have run
-                if not again or monotonic() + pause > deadline:
-                    raise StoreUnavailable(f"{describe(error)} at {self.target.address}", certain=certain) from error
-            await anyio.sleep(pause * (0.5 + random.random() / 2))
-            pause = min(pause * 2, 0.5)
+        return await self.send("EVAL", script.plain_source, len(keys), *keys, *args, lane=lane, asking=asking)
 
 
 def _packed(*words: Word) -> bytes:
     packed: bytes = pack_command(words)  # type: ignore[arg-type]  # its stub allows one word only
     return packed
+
+
+_ASKING: Final = _packed("ASKING")

@@ -2,15 +2,16 @@
 
 import logging
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from redis.exceptions import RedisError, ResponseError
 
 from uno.event_bus.dead_letter.errors import ConfigError, StoreUnavailable
-from uno.event_bus.dead_letter.store.connect import Meaning, classify, describe, refusal
+from uno.event_bus.dead_letter.store.meaning import Meaning, classify, describe, refusal
 from uno.event_bus.dead_letter.store.node import Node
 
-__all__ = ["ServerFacts", "check_server", "read_facts"]
+__all__ = ["ServerFacts", "check_servers", "read_facts"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ class ServerFacts:
     eviction_policy: str
     used_memory: int
     maxmemory: int
+    is_cluster: bool
+    """Whether it is a node of a cluster."""
 
     @property
     def may_evict(self) -> bool:
@@ -38,13 +41,13 @@ class ServerFacts:
 async def read_facts(node: Node) -> ServerFacts:
     """Return what INFO tells of a server; nothing when the user may not ask for it."""
     try:
-        text = b"\n".join([await node.send("INFO", "server"), await node.send("INFO", "memory")]).decode()
+        text = b"\n".join([await node.send("INFO", part, lane="heartbeats") for part in ("server", "memory")]).decode()
     except ResponseError:
         text = ""
     except (RedisError, OSError) as error:
         if classify(error) is Meaning.FATAL:
-            raise refusal(error, node.target.address) from error
-        raise StoreUnavailable(f"{describe(error)} at {node.target.address}", certain=True) from error
+            raise refusal(error, node.target.name) from error
+        raise StoreUnavailable(f"{describe(error)} at {node.target.name}", certain=True) from error
     found = dict(re.findall(r"^(\w+):(.*?)\r?$", text, re.MULTILINE))
     return ServerFacts(
         found.get("server_name", "redis"),
@@ -52,21 +55,38 @@ async def read_facts(node: Node) -> ServerFacts:
         found.get("maxmemory_policy", ""),
         int(found.get("used_memory", 0)),
         int(found.get("maxmemory", 0)),
+        found.get("redis_mode", found.get("server_mode")) == "cluster",
     )
 
 
-async def check_server(node: Node, *, strict: bool) -> ServerFacts:
-    """Look at a server before use: a policy that evicts is an error line, with `strict` a `ConfigError`.
+async def check_servers(nodes: Iterable[Node], *, strict: bool) -> ServerFacts:
+    """Look at the servers before use: a policy that evicts is an error line, with `strict` a `ConfigError`.
+
+    A node that does not answer is passed over as long as another one does: its shards wait for it alone.
 
     Raises `ConfigError` also for a server older than 6.2, which lacks the commands that the scripts use.
     """
+    found: list[ServerFacts] = []
+    away: StoreUnavailable | None = None
+    for node in nodes:
+        try:
+            found.append(await _check(node, strict=strict))
+        except StoreUnavailable as error:
+            away = error
+    if not found:
+        assert away is not None, "no servers to check"
+        raise away
+    return found[0]
+
+
+async def _check(node: Node, *, strict: bool) -> ServerFacts:
     facts = await read_facts(node)
     numbers = tuple(int(part) for part in facts.version.split(".")[:2] if part.isdigit())
     if numbers and numbers < FLOOR:
-        raise ConfigError(f"{facts.name} at {node.target.address} is {facts.version}; allowed is 6.2 and later")
+        raise ConfigError(f"{facts.name} at {node.target.name} is {facts.version}; allowed is 6.2 and later")
     if facts.may_evict:
         line = (
-            f"{facts.name} at {node.target.address} has maxmemory-policy {facts.eviction_policy}, which deletes "
+            f"{facts.name} at {node.target.name} has maxmemory-policy {facts.eviction_policy}, which deletes "
             f"whole streams of letters when memory is full; set it to {SAFE_POLICY}"
         )
         if strict:

@@ -12,9 +12,11 @@ from typing import Any, Final, NamedTuple
 
 from uno.event_bus.dead_letter.errors import LayoutMismatch
 from uno.event_bus.dead_letter.letter import Counters, Lease, Letter, LetterState, NewLetter, Verb
-from uno.event_bus.dead_letter.store.layout import shard_key, shard_tag
-from uno.event_bus.dead_letter.store.node import LONGEST_BLOCK_S, Lane, Node, Refused, Word
+from uno.event_bus.dead_letter.store.layout import shard_key, shard_tag, slot_of
+from uno.event_bus.dead_letter.store.node import LONGEST_BLOCK_S, Lane, Word
+from uno.event_bus.dead_letter.store.route import Refused, Route
 from uno.event_bus.dead_letter.store.scripts import PROTOCOL, script
+from uno.event_bus.dead_letter.store.topology import Topology
 
 __all__ = [
     "Answer",
@@ -166,11 +168,13 @@ class Shard:
     a later protocol or layout than this process.
     """
 
-    def __init__(self, queue: str, index: int, node: Node, layout: Layout, *, now_us: int | None = None) -> None:
+    def __init__(
+        self, queue: str, index: int, topology: Topology, layout: Layout, *, now_us: int | None = None
+    ) -> None:
         self.queue = queue
         self.index = index
         self.tag = shard_tag(queue, index)
-        self.node = node
+        self.route = Route(topology, slot_of(self.tag), queue)
         self.layout = layout
         self.now_us = now_us
         """Time passed to the scripts, for tests; None: the server's."""
@@ -194,13 +198,26 @@ class Shard:
         """Return the stream id of a letter's id."""
         return letter_id.partition("-")[2]
 
-    async def call(self, name: str, args: Iterable[Word], *, repeat: bool = True, lane: Lane = "commands") -> Any:
+    async def call(
+        self,
+        name: str,
+        args: Iterable[Word],
+        *,
+        repeat: bool = True,
+        lane: Lane = "commands",
+        patience_s: float | None = None,
+    ) -> Any:
         """Run a script on this shard with protocol, epoch and time before its arguments."""
         verb = script(name)
         common: tuple[Word, ...] = (PROTOCOL, self.layout.epoch, "" if self.now_us is None else self.now_us)
         try:
-            return await self.node.call(
-                verb, [self.key(key) for key in verb.keys], (*common, *args), lane=lane, repeat=repeat, queue=self.queue
+            return await self.route.call(
+                verb,
+                [self.key(key) for key in verb.keys],
+                (*common, *args),
+                lane=lane,
+                repeat=repeat,
+                patience_s=patience_s,
             )
         except Refused as refused:
             if refused.code == "UPGRADE":
@@ -211,12 +228,19 @@ class Shard:
                 self.queue, "layout epoch", self.layout.epoch, refused.known, "restart this process"
             ) from None
 
-    async def add(self, letters: Sequence[NewLetter], *, limit: int = 0, window_ms: int = 600_000) -> list[str | None]:
+    async def add(
+        self,
+        letters: Sequence[NewLetter],
+        *,
+        limit: int = 0,
+        window_ms: int = 600_000,
+        patience_s: float | None = None,
+    ) -> list[str | None]:
         """Capture letters; return their ids, None for each that found the shard full.
 
         `limit` is the number of letters the shard may hold (0: any); a capture key is remembered for
         `window_ms` (0: not at all). A repeat answers the first id. Raises `QueueFull` when the server is out of
-        memory.
+        memory. While it is certain that nothing was captured it tries for `patience_s` (None: as all calls).
         """
         args: list[Word] = [limit, window_ms]
         for new in letters:
@@ -240,7 +264,7 @@ class Shard:
                 new.payload,
                 new.headers,
             )
-        reply = await self.call("add", args, repeat=window_ms > 0)
+        reply = await self.call("add", args, repeat=window_ms > 0, patience_s=patience_s)
         return [None if id == b"FULL" else self.letter_id(id) for id in reply]
 
     async def take(self, consumer: str, count: int, *, alone: bool = False, ids: Sequence[str] = ()) -> Taken:
@@ -250,7 +274,7 @@ class Shard:
         """
         asked_at = monotonic()
         args: list[Word] = [consumer, count, int(alone), self._highest_token, *map(self.stream_id, ids)]
-        reply = await self.call("take", args, repeat=False)
+        reply = await self.call("take", args, repeat=False, lane="work")
         token, now_ms, mark, more, next_due, suspect_due, remade, suspect, new, retried = reply
         drawn = int(token)
         self._highest_token = max(self._highest_token, drawn)
@@ -298,7 +322,7 @@ class Shard:
                 outcome.fingerprint if ends else f"{outcome.delay_ms} {outcome.failed:d} {outcome.reason}",
                 outcome.history,
             )
-        reply = await self.call("settle", args)
+        reply = await self.call("settle", args, lane="work")
         return [_VERDICTS[verdict] for verdict in reply]
 
     async def extend(self, consumer: str, leases: Sequence[tuple[str, int]]) -> Extended:
@@ -317,20 +341,20 @@ class Shard:
 
         A call that the server comes to after `until_ms` by its own clock (0: never too late) takes nothing back.
         """
-        reply = await self.call("reclaim", [cursor, lease_ms, max_crashes, until_ms])
+        reply = await self.call("reclaim", [cursor, lease_ms, max_crashes, until_ms], lane="work")
         suspects, parked = list(map(self.letter_id, reply[1])), list(map(self.letter_id, reply[2]))
         return Reclaimed(reply[0], suspects, parked, int(reply[3]))
 
     async def repair(self, cursor: bytes = b"", *, idle_ms: int = 3_600_000) -> Repaired:
         """Mend a bounded part of the shard: letters in no place or in two, rows without a letter."""
-        reply = await self.call("repair", [cursor, idle_ms])
+        reply = await self.call("repair", [cursor, idle_ms], lane="work")
         return Repaired(
             reply[0], list(map(self.letter_id, reply[1])), list(map(self.letter_id, reply[2])), int(reply[3])
         )
 
     async def expire(self, retention_ms: int) -> list[str]:
         """Remove letters parked for longer than `retention_ms`, at most 100 a call; return their ids."""
-        return [self.letter_id(id) for id in await self.call("expire", [retention_ms])]
+        return [self.letter_id(id) for id in await self.call("expire", [retention_ms], lane="work")]
 
     async def reschedule(self, letters: Sequence[Seen], *, delay_ms: int = 0) -> list[Answer]:
         """Send letters back to the workers; from parked it is a redrive, with a new budget of retries."""
@@ -361,6 +385,6 @@ class Shard:
         Nothing is consumed, and a letter that came before the call ends it at once: no wake-up is missed.
         """
         block_ms = max(1, int(min(timeout_s, LONGEST_BLOCK_S) * 1000))
-        await self.node.send(
+        await self.route.send(
             "XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", self.key("letters"), after, lane="reads"
         )

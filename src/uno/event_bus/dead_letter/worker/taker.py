@@ -8,7 +8,7 @@ from time import monotonic
 import anyio
 
 from uno.event_bus.dead_letter.errors import DeadLetterError
-from uno.event_bus.dead_letter.store.connect import Meaning, classify
+from uno.event_bus.dead_letter.store.meaning import Meaning, classify
 from uno.event_bus.dead_letter.store.shard import LARGEST_BATCH, Shard, Taken
 from uno.event_bus.dead_letter.worker.holdings import Held
 from uno.event_bus.dead_letter.worker.session import Session
