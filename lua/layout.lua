@@ -11,11 +11,8 @@
 local layout = KEYS[1]
 local shards, lease_ms = ARGV[4], ARGV[5]
 -- include lib/clock.lua
+-- include lib/protocol.lua
 
-local protocol = redis.call('HGET', layout, 'protocol')
-if protocol and tonumber(protocol) > tonumber(ARGV[1]) then
-  return redis.error_reply('UPGRADE ' .. protocol)
-end
 if not (string.match(shards, '^[1-9]%d*$') and string.match(lease_ms, '^[1-9]%d*$')) then
   return redis.error_reply('ERR layout: ' .. shards .. ' shards with leases of ' .. lease_ms .. ' ms cannot be')
 end

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from uno.event_bus.dead_letter.store.layout import SHARD_KEYS
+from uno.event_bus.dead_letter.store.layout import QUEUE_KEYS, SHARD_KEYS
 
 ROWS = ("KEYS", "ARGV", "GIVES", "FAILS", "COST")
 COMMON = "1 protocol int; 2 epoch int; 3 clock µs, or empty: the server's time"
@@ -113,9 +113,12 @@ def _key_complaints(path: Path, header: Header, body: str) -> list[str]:
     found = [f"KEYS row cannot be read: {row}" for row in header.strange_keys]
     if [key.number for key in header.keys] != list(range(1, len(names) + 1)):
         found.append("KEYS are not numbered 1, 2, 3 …")
-    prefix = "dlq:{<queue>}:" if path.stem == "layout" else "dlq:{<queue>:<i>.<k>}:"
-    found += [f"{key.name} has the shape {key.shape}" for key in header.keys if key.shape != prefix + key.name]
-    found += [f"{key.name} is no {key.type}" for key in header.keys if SHARD_KEYS.get(key.name, "hash") != key.type]
+    for key in header.keys:
+        prefix = "dlq:{<queue>}:" if key.name in QUEUE_KEYS else "dlq:{<queue>:<i>.<k>}:"
+        if key.shape != prefix + key.name:
+            found.append(f"{key.name} has the shape {key.shape}")
+        if key.type != (QUEUE_KEYS | SHARD_KEYS).get(key.name):
+            found.append(f"{key.name} is no {key.type}")
     binding = re.match(r"\s*local ([\w, ]+?) =\s+((?:KEYS\[\d+\](?:, )?)+)\n", body)
     bound = binding[1].split(", ") if binding else []
     numbers = [int(n) for n in re.findall(r"KEYS\[(\d+)\]", binding[2])] if binding else []
@@ -212,7 +215,7 @@ def library_complaints(path: Path) -> list[str]:
         return [*found, "the second line is not `-- NEEDS <names>`"]
     body = re.sub(r"'[^'\n]*'", "''", _body(path))
     # Names that other files of lib/ or the scripts' own first lines provide.
-    elsewhere = {*SHARD_KEYS, "consumer"}
+    elsewhere = {*QUEUE_KEYS, *SHARD_KEYS, "consumer"}
     for other in path.parent.glob("*.lua"):
         elsewhere |= provided(_body(other)) if other != path else set()
     local = set(re.findall(r"\blocal (?:function )?(\w+)", body))
