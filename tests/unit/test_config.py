@@ -15,8 +15,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from uno.event_bus.dead_letter import config as module
-from uno.event_bus.dead_letter.config import VARIABLES, DeadLetterConfig, redact_url
+from uno.event_bus.dead_letter.config import VARIABLES, DeadLetterConfig
 from uno.event_bus.dead_letter.errors import ConfigError
+from uno.event_bus.dead_letter.rules import redact_url
 
 FIELDS = [each.name for each in dataclasses.fields(DeadLetterConfig)]
 SECRET = "hunter2"
@@ -145,6 +146,8 @@ def test_every_variable_sets_its_field() -> None:
         "DLQ_REDIS_URL": "rediss://user:pw@host:6380/1?ssl_cert_reqs=none",
         "DLQ_QUEUE": "orders.v2",
         "DLQ_SHARDS": " 16 ",
+        "DLQ_DURABILITY": "Replicated",
+        "DLQ_DURABLE_REPLICAS": "2",
         "DLQ_MAX_RETRIES": "3",
         "DLQ_RETRY_DELAY": "1e1",
         "DLQ_RETRY_MAX_DELAY": "20.5",
@@ -189,6 +192,8 @@ def test_every_variable_sets_its_field() -> None:
         strict=True,
         dedupe_window=0,
         operation_timeout=2,
+        durability="replicated",
+        durable_replicas=2,
     )
 
 

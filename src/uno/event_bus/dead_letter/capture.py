@@ -9,7 +9,7 @@ import msgspec
 from opentelemetry import propagate
 
 from uno.event_bus.dead_letter.codec import Encoded, encode
-from uno.event_bus.dead_letter.config import DeadLetterConfig, require_seconds, require_whole
+from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.errors import (
     ConfigError,
     DeadLetterError,
@@ -22,6 +22,7 @@ from uno.event_bus.dead_letter.errors import (
 from uno.event_bus.dead_letter.failure import Failure, describe
 from uno.event_bus.dead_letter.letter import DeadLetterReason, NewLetter
 from uno.event_bus.dead_letter.retry import RetryPolicy, policy_for
+from uno.event_bus.dead_letter.rules import require_seconds, require_whole
 from uno.event_bus.dead_letter.store.store import Store
 
 __all__ = ["ARGUMENTS", "Capturer", "check_metadata", "reason_of"]

@@ -94,7 +94,8 @@ class QueueFull(DeadLetterError):
         why = "the server is out of memory" if limit is None else f"max_queue_size is {limit} letters"
         if limit is not None and shards > 1:
             why = f"the letter's shard, one of {shards}, has its share of max_queue_size, which is {limit} letters"
-        super().__init__(f"queue {queue!r} is full ({why}): the event was not captured")
+        what = "nothing was written" if limit is None else "the event was not captured"
+        super().__init__(f"queue {queue!r} is full ({why}): {what}")
 
 
 class PayloadTooLarge(DeadLetterError):
@@ -192,18 +193,18 @@ class LayoutMismatch(DeadLetterError):
 
 
 class NotReplicated(DeadLetterError):
-    """Raised when a durable capture was written but not confirmed by a replica.
+    """Raised when a durable capture was written but not confirmed by the replicas, or disks, that were asked for.
 
-    The outcome is unknown; repeating the call with the same event id is safe.
+    The outcome is unknown: it is there, unless a failover loses it. Repeating the call with the same event id is safe.
     """
 
     code = "not_replicated"
 
-    def __init__(self, letter_id: str, wanted: int, got: int) -> None:
+    def __init__(self, letter_id: str, wanted: int, got: int, of: str = "replicas") -> None:
         self.letter_id = letter_id
         self.wanted = wanted
         self.got = got
-        super().__init__(f"letter {letter_id}: {got} of {wanted} replicas confirmed it; repeat with the same event id")
+        super().__init__(f"letter {letter_id}: {got} of {wanted} {of} confirmed it; repeat with the same event id")
 
 
 class StoreUnavailable(DeadLetterError):

@@ -12,10 +12,10 @@ import anyio
 import anyio.to_thread
 
 from uno.event_bus.dead_letter.codec import Decoder, decode, decoder_for
-from uno.event_bus.dead_letter.config import require_seconds, require_whole
 from uno.event_bus.dead_letter.errors import ConfigError
 from uno.event_bus.dead_letter.letter import Letter
 from uno.event_bus.dead_letter.retry import PolicyLike, RetryPolicy, as_policy
+from uno.event_bus.dead_letter.rules import require_seconds, require_whole
 
 __all__ = ["Handler", "HandlerTimeout", "Handlers"]
 

@@ -1,9 +1,8 @@
 """One Redis server: its connection pools, and how a command or a script is sent to it, once."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, NamedTuple, Self
 
 import anyio
 from hiredis import pack_command
@@ -25,7 +24,7 @@ from uno.event_bus.dead_letter.store.connect import BLOCK_MARGIN_S, Target
 from uno.event_bus.dead_letter.store.meaning import NotConnected, describe
 from uno.event_bus.dead_letter.store.scripts import Script
 
-__all__ = ["LONGEST_BLOCK_S", "Lane", "Node", "Word"]
+__all__ = ["LONGEST_BLOCK_S", "Lane", "Manner", "Node", "Word", "packed"]
 
 LONGEST_BLOCK_S: Final = 2.0
 """Blocking reads are short, so that a dead connection is noticed."""
@@ -40,6 +39,24 @@ None of them starves another: a flood of captures cannot delay a settle, nor eit
 
 SIZES: Final[dict[Lane, int]] = {"commands": 16, "work": 2, "reads": 1024, "heartbeats": 1}
 """Connections of a node per lane, at most: a worker has three, and one for each shard that it waits for."""
+
+
+def packed(*words: Word) -> bytes:
+    """Return a command as it goes over the wire."""
+    command: bytes = pack_command(words)  # type: ignore[arg-type]  # its stub allows one word only
+    return command
+
+
+_ASKING: Final = packed("ASKING")
+
+
+class Manner(NamedTuple):
+    """How a command is sent, besides where to."""
+
+    asking: bool = False
+    """The slot is on its way to this node."""
+    confirm: bytes = b""
+    """A command that follows on the same connection, because it tells of that connection's writes (WAIT)."""
 
 
 class Node:
@@ -101,9 +118,19 @@ class Node:
         Raises what redis-py raises. A connection that was interrupted between command and reply is closed, so
         that no other caller ever reads that reply. With `asking`, also for a slot that is on its way to this node.
         """
-        return await self._send(_packed(*words), lane, asking)
+        return await self._reply(packed(*words), lane, Manner(asking))
 
-    async def _send(self, packed: bytes, lane: Lane, asking: bool) -> Any:
+    async def _reply(self, command: bytes, lane: Lane, manner: Manner) -> Any:
+        """Return the reply to one command; with a confirmation, that and the reply to it."""
+        asked = [_ASKING, command] if manner.asking else [command]
+        replies = await self._exchange([*asked, manner.confirm] if manner.confirm else asked, lane)
+        reply = replies[len(asked) - 1]  # ASKING itself may have been refused: the command's reply tells more
+        if isinstance(reply, ResponseError):
+            raise reply
+        return (reply, replies[-1]) if manner.confirm else reply
+
+    async def _exchange(self, commands: list[bytes], lane: Lane) -> list[Any]:
+        """Send commands in one write on one connection; return the replies, errors of the server among them."""
         pool = self.pool(lane)
         try:
             connection = await pool.get_connection()  # type: ignore[no-untyped-call]
@@ -113,15 +140,15 @@ class Node:
                 if isinstance(refused, AuthenticationError | AuthorizationError):
                     raise type(refused)(*refused.args) from None  # itself it would be its own context
             raise NotConnected(describe(error)) from error
+        replies: list[Any] = []
         try:
-            # One write: ASKING holds for the next command of its connection alone.
-            await connection.send_packed_command([_ASKING, packed] if asking else [packed], check_health=False)
-            if asking:
-                with suppress(ResponseError):  # the command's own reply, which follows, tells more
-                    await connection.read_response()
-            return await connection.read_response()
-        except ResponseError:
-            raise
+            await connection.send_packed_command(commands, check_health=False)
+            for _ in commands:
+                try:
+                    replies.append(await connection.read_response())
+                except ResponseError as error:
+                    replies.append(error)
+            return replies
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await connection.disconnect(nowait=True)
@@ -134,34 +161,26 @@ class Node:
 
     def by_sha(self, script: Script, keys: Sequence[str], args: Sequence[Word]) -> bytes:
         """Return the script's call by hash, packed for `run`."""
-        return _packed("EVALSHA", script.plain_sha if self._plain else script.sha, len(keys), *keys, *args)
+        return packed("EVALSHA", script.plain_sha if self._plain else script.sha, len(keys), *keys, *args)
 
     async def run(
-        self, packed: bytes, script: Script, keys: Sequence[str], args: Sequence[Word], lane: Lane, *, asking: bool
+        self, by_sha: bytes, script: Script, keys: Sequence[str], args: Sequence[Word], lane: Lane, manner: Manner
     ) -> Any:
         """Run a script once: by its hash, then with its source when the node does not know it."""
         try:
-            return await self._send(packed, lane, asking)
+            return await self._reply(by_sha, lane, manner)
         except NoScriptError:
-            return await self._evaluate(script, keys, args, lane, asking)
+            return await self._evaluate(script, keys, args, lane, manner)
 
     async def _evaluate(
-        self, script: Script, keys: Sequence[str], args: Sequence[Word], lane: Lane, asking: bool
+        self, script: Script, keys: Sequence[str], args: Sequence[Word], lane: Lane, manner: Manner
     ) -> Any:
         if not self._plain and script.source is not script.plain_source:
             try:
-                return await self.send("EVAL", script.source, len(keys), *keys, *args, lane=lane, asking=asking)
+                return await self._reply(packed("EVAL", script.source, len(keys), *keys, *args), lane, manner)
             except ResponseError as error:
                 # Redis 6.2 takes the `#!lua` line for a syntax error; nothing ran.
                 if "compiling script" not in str(error):
                     raise
                 self._plain = True
-        return await self.send("EVAL", script.plain_source, len(keys), *keys, *args, lane=lane, asking=asking)
-
-
-def _packed(*words: Word) -> bytes:
-    packed: bytes = pack_command(words)  # type: ignore[arg-type]  # its stub allows one word only
-    return packed
-
-
-_ASKING: Final = _packed("ASKING")
+        return await self._reply(packed("EVAL", script.plain_source, len(keys), *keys, *args), lane, manner)

@@ -15,7 +15,7 @@ from redis.exceptions import AskError
 
 from uno.event_bus.dead_letter.errors import QueueFull, StoreUnavailable
 from uno.event_bus.dead_letter.store.meaning import Meaning, classify, describe, refusal
-from uno.event_bus.dead_letter.store.node import Lane, Node, Word
+from uno.event_bus.dead_letter.store.node import Lane, Manner, Node, Word
 from uno.event_bus.dead_letter.store.scripts import Script
 from uno.event_bus.dead_letter.store.topology import Topology
 
@@ -60,11 +60,13 @@ class Route:
         lane: Lane = "commands",
         repeat: bool = True,
         patience_s: float | None = None,
+        confirm: bytes = b"",
     ) -> Any:
         """Run a script; what certainly did not run is tried again, and with `repeat` also what may have run.
 
         Tries for the topology's timeout in all, with exponential backoff and jitter from 10 ms to 500 ms; while
-        nothing can have run, only for `patience_s` (None: no less).
+        nothing can have run, only for `patience_s` (None: no less). With the command `confirm`, which follows on the
+        same connection, it returns the script's reply and the reply to that, which may be an error.
 
         Raises `StoreUnavailable`, `QueueFull` (no memory) and `Refused` (a later protocol or layout); for what
         no repeat helps, `ConfigError` (credentials), `PermissionDenied` or `StoreError`.
@@ -79,9 +81,9 @@ class Route:
                 await self._topology.refresh(failed=self._failed)
                 self._failed = None
             node = asked or self.primary
-            packed = node.by_sha(script, keys, args)  # not below: what cannot be packed is no error of Redis
+            by_sha = node.by_sha(script, keys, args)  # not below: what cannot be packed is no error of Redis
             try:
-                reply = await node.run(packed, script, keys, args, lane, asking=asked is not None)
+                reply = await node.run(by_sha, script, keys, args, lane, Manner(asked is not None, confirm))
             except Exception as error:
                 meaning = classify(error)
                 asked = self._redirected(meaning, error, node)

@@ -10,8 +10,9 @@ from enum import StrEnum
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
-from uno.event_bus.dead_letter.errors import LayoutMismatch
+from uno.event_bus.dead_letter.errors import LayoutMismatch, NotReplicated
 from uno.event_bus.dead_letter.letter import Counters, Lease, Letter, LetterState, NewLetter, Verb
+from uno.event_bus.dead_letter.store.durability import Durability
 from uno.event_bus.dead_letter.store.layout import shard_key, shard_tag, slot_of
 from uno.event_bus.dead_letter.store.node import LONGEST_BLOCK_S, Lane, Word
 from uno.event_bus.dead_letter.store.route import Refused, Route
@@ -161,6 +162,33 @@ def counters_of(row: Sequence[Any]) -> Counters:
     )
 
 
+def _arguments(letters: Iterable[NewLetter], limit: int, window_ms: int) -> list[Word]:
+    """Return the arguments of `add`."""
+    args: list[Word] = [limit, window_ms]
+    for new in letters:
+        args += (
+            new.capture_key,
+            new.delay_ms,
+            new.event_id,
+            new.type,
+            new.subscription,
+            new.reason,
+            new.error_type,
+            new.error,
+            new.traceback,
+            new.fingerprint,
+            "" if new.failed_at_ms is None else new.failed_at_ms,
+            new.attempts,
+            new.ordering_key,
+            new.dedupe_key,
+            new.content_type,
+            new.encoding,
+            new.payload,
+            new.headers,
+        )
+    return args
+
+
 class Shard:
     """A slice of the queue: its keys share one hash slot, so each method is one atomic script.
 
@@ -206,6 +234,7 @@ class Shard:
         repeat: bool = True,
         lane: Lane = "commands",
         patience_s: float | None = None,
+        confirm: bytes = b"",
     ) -> Any:
         """Run a script on this shard with protocol, epoch and time before its arguments."""
         verb = script(name)
@@ -218,6 +247,7 @@ class Shard:
                 lane=lane,
                 repeat=repeat,
                 patience_s=patience_s,
+                confirm=confirm,
             )
         except Refused as refused:
             if refused.code == "UPGRADE":
@@ -242,29 +272,26 @@ class Shard:
         `window_ms` (0: not at all). A repeat answers the first id. Raises `QueueFull` when the server is out of
         memory. While it is certain that nothing was captured it tries for `patience_s` (None: as all calls).
         """
-        args: list[Word] = [limit, window_ms]
-        for new in letters:
-            args += (
-                new.capture_key,
-                new.delay_ms,
-                new.event_id,
-                new.type,
-                new.subscription,
-                new.reason,
-                new.error_type,
-                new.error,
-                new.traceback,
-                new.fingerprint,
-                "" if new.failed_at_ms is None else new.failed_at_ms,
-                new.attempts,
-                new.ordering_key,
-                new.dedupe_key,
-                new.content_type,
-                new.encoding,
-                new.payload,
-                new.headers,
-            )
-        reply = await self.call("add", args, repeat=window_ms > 0, patience_s=patience_s)
+        args = _arguments(letters, limit, window_ms)
+        return self._ids(await self.call("add", args, repeat=window_ms > 0, patience_s=patience_s))
+
+    async def add_durably(
+        self,
+        letters: Sequence[NewLetter],
+        durability: Durability,
+        *,
+        limit: int = 0,
+        window_ms: int = 600_000,
+        patience_s: float | None = None,
+    ) -> list[str | NotReplicated | None]:
+        """Capture letters as `add` does, and have that confirmed; return `NotReplicated` for each that was not."""
+        args = _arguments(letters, limit, window_ms)
+        reply, confirmed = await self.call(
+            "add", args, repeat=window_ms > 0, patience_s=patience_s, confirm=durability.command
+        )
+        return [id and (durability.refusal(id, confirmed) or id) for id in self._ids(reply)]
+
+    def _ids(self, reply: Sequence[bytes]) -> list[str | None]:
         return [None if id == b"FULL" else self.letter_id(id) for id in reply]
 
     async def take(self, consumer: str, count: int, *, alone: bool = False, ids: Sequence[str] = ()) -> Taken:

@@ -13,6 +13,7 @@ from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.errors import LayoutMismatch, StoreUnavailable
 from uno.event_bus.dead_letter.letter import NewLetter
 from uno.event_bus.dead_letter.store.connect import Seeds
+from uno.event_bus.dead_letter.store.durability import Durability
 from uno.event_bus.dead_letter.store.layout import FORMAT, QUEUE_KEYS, SHARD_KEYS, queue_key, slot_of
 from uno.event_bus.dead_letter.store.route import Refused, Route
 from uno.event_bus.dead_letter.store.scripts import PROTOCOL, script
@@ -45,6 +46,7 @@ class Store:
         shards = config.shards or DEFAULT_SHARDS
         self.layout = Layout(FORMAT, shards, shards, int(config.lease_seconds * 1000), 1)
         self._config = config
+        self._durability = Durability.of(config)
         self._opening = anyio.Lock()
         self._refused: Exception | None = None
         """How the last try to open it ended, if it failed."""
@@ -80,6 +82,9 @@ class Store:
             self.topology.is_cluster = True
             await self.topology.open()
             await check_servers(self.topology.primaries, strict=self._config.strict)
+        if self._durability is not None:
+            for node in self.topology.primaries:
+                await self._durability.check(node)
         self._follow(await self._read_layout())
         self.shards = [Shard(self.queue, i, self.topology, self.layout) for i in range(self.layout.shards)]
 
@@ -176,11 +181,15 @@ class Store:
 
     async def _capture(
         self, shard: Shard, letters: Sequence[NewLetter], patience_s: float | None = None
-    ) -> Sequence[str | None]:
-        window_ms = int(self._config.dedupe_window * 1000)
-        return await shard.add(letters, limit=self._limit_of_shard(), window_ms=window_ms, patience_s=patience_s)
+    ) -> Sequence[str | Exception | None]:
+        limit, window_ms = self._limit_of_shard(), int(self._config.dedupe_window * 1000)
+        if self._durability is None:
+            return await shard.add(letters, limit=limit, window_ms=window_ms, patience_s=patience_s)
+        return await shard.add_durably(
+            letters, self._durability, limit=limit, window_ms=window_ms, patience_s=patience_s
+        )
 
-    async def _capture_anywhere(self, home: Shard, letters: Sequence[NewLetter]) -> Sequence[str | None]:
+    async def _capture_anywhere(self, home: Shard, letters: Sequence[NewLetter]) -> Sequence[str | Exception | None]:
         """Capture letters that no later call can name again: at home, or, if its node is away, with another one.
 
         Only what was certainly not executed goes elsewhere: else the letter could be captured twice.

@@ -1,0 +1,90 @@
+"""durability: a capture is acknowledged when as many replicas or disks have it as were asked for, else NotReplicated."""
+
+import signal
+from collections.abc import Iterator
+
+import anyio
+import pytest
+
+from tests.integration.conftest import Queues
+from tests.support.servers import Server
+from uno.event_bus.dead_letter import ConfigError, NotReplicated, PartialCapture
+
+
+@pytest.fixture
+def replica(server: Server) -> Iterator[Server]:
+    """A replica of the test's server, in step with it."""
+    with Server(server.name, "--repl-diskless-sync-delay", "0") as replica:
+        server.client.config_set("repl-diskless-sync-delay", 0)
+        port = 0
+        for port in range(21_000, 21_100):  # a replica needs TCP
+            try:
+                server.client.config_set("bind", "127.0.0.1")
+                server.client.config_set("port", port)
+                break
+            except Exception:  # taken
+                continue
+        replica.client.execute_command("REPLICAOF", "127.0.0.1", port)
+        server.client.set("probe", 1)
+        while replica.client.get("probe") is None:
+            pass
+        yield replica
+    server.client.config_set("port", 0)
+    while server.client.info("replication")["connected_slaves"]:
+        pass
+
+
+async def test_a_replicated_capture_is_on_the_replica_when_it_is_acknowledged(
+    queues: Queues, server: Server, replica: Server
+) -> None:
+    """Alone and in batches."""
+    queue = queues(durability="replicated", shards=1)
+    ids = [await queue.add({"n": 1}, delay=60), *await queue.add_many([{"n": n} for n in range(250)], delay=60)]
+    key = next(key for key in replica.client.keys("*:letters"))
+    assert replica.client.xlen(key) == len(ids) == 251
+
+
+@pytest.mark.parametrize("wanted", [1, 2])
+async def test_what_is_not_confirmed_is_told_and_may_be_repeated(
+    queues: Queues, server: Server, replica: Server, wanted: int
+) -> None:
+    """Outcome unknown: it is there all the same, and a repeat by its event id is the same letter."""
+    queue = queues(durability="replicated", durable_replicas=wanted, operation_timeout=0.4, shards=1)
+    replica.send(signal.SIGSTOP)
+    try:
+        with pytest.raises(NotReplicated) as told:
+            await queue.add({"n": 1}, event_id="one", delay=60)
+        assert (told.value.got, told.value.wanted) == (0, wanted)
+        # A repeat comes on another connection, perhaps: it must not pass for the replica's word either.
+        await queue.aclose()
+        with pytest.raises(NotReplicated) as again:
+            await queue.add({"n": 1}, event_id="one", delay=60)
+        assert again.value.letter_id == told.value.letter_id
+        with pytest.raises(PartialCapture) as many:
+            await queue.add_many([1, 2], delay=60)
+        assert {type(error) for error in many.value.errors.values()} == {NotReplicated}
+    finally:
+        replica.send(signal.SIGCONT)
+    if wanted == 1:
+        with anyio.fail_after(10):
+            assert await queue.add({"n": 1}, event_id="one", delay=60) == told.value.letter_id
+    assert (await queue.stats()).open == 3
+
+
+async def test_without_replicas_nothing_is_confirmed(queues: Queues) -> None:
+    """A single server cannot replicate: each capture says so."""
+    with pytest.raises(NotReplicated, match="0 of 1 replicas"):
+        await queues(durability="replicated", operation_timeout=0.2).add({}, delay=60)
+
+
+async def test_an_fsynced_capture_needs_a_server_with_an_aof(queues: Queues, server: Server) -> None:
+    """Without one, or before Redis 7.2, the queue does not open, and says what is allowed."""
+    queue = queues(durability="fsynced", durable_replicas=0)
+    with pytest.raises(ConfigError, match="durability=fsynced needs"):
+        await queue.add({}, delay=60)
+    if server.version >= (7, 2):
+        server.client.config_set("appendonly", "yes")
+        try:
+            assert await queue.add({}, delay=60)
+        finally:
+            server.client.config_set("appendonly", "no")
