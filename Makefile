@@ -15,7 +15,7 @@ define step
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench test-servers fix lock build clean \
+.PHONY: help demo test check bench cluster test-servers fix lock build clean \
 	check-format check-lint check-types check-second check-layers
 
 help: ## List every target
@@ -42,6 +42,9 @@ fix: .venv/.ready ## Format, and mend what ruff can mend by itself
 
 bench: .venv/.ready ## Measure the engine beside raw Redis, in one run; ARGS goes to the benchmark
 	@$(PYTHON) benchmarks/run.py $(ARGS)
+
+cluster: .venv/.ready ## Run a Redis Cluster on loopback, 3 primaries and 3 replicas, and say its URL; Ctrl-C stops it
+	@$(PYTHON) scripts/cluster.py
 
 test-servers: .venv/.ready .venv-servers/.ready ## Run scripts and model on every server; DLQ_TEST_SERVERS names some
 	@DLQ_TEST_SERVERS=$${DLQ_TEST_SERVERS:-all} \

@@ -8,12 +8,15 @@ import pytest
 
 from tests.support import binaries
 from tests.support.clean import assert_clean
+from tests.support.clusters import cluster, running_cluster
 from tests.support.servers import Server
 from uno.event_bus.dead_letter.store.connect import seeds_of
 from uno.event_bus.dead_letter.store.layout import FORMAT
 from uno.event_bus.dead_letter.store.node import Node
 from uno.event_bus.dead_letter.store.shard import Layout, Shard
 from uno.event_bus.dead_letter.store.topology import Topology
+
+__all__ = ["cluster", "running_cluster"]
 
 NOW_MS = 1_800_000_000_000
 """The time that scripts are told, where a test passes one in."""

@@ -1,12 +1,14 @@
 """Queues on a real server, each of which must be clean, and leave nothing behind, when its test ends."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.clusters import Cluster
 from tests.support.kills import Kills
 from tests.support.servers import Server
 from tests.support.waiting import eventually
@@ -16,10 +18,10 @@ SETTINGS: dict[str, Any] = {"shards": 2, "retry_delay": 0.02, "operation_timeout
 """What tests say unless they say otherwise: few shards, soon again."""
 
 
-class Queues:
+class Queues[S: Server | Cluster = Server]:
     """Makes queues on the test's server; `lost_externally` is what the test itself takes from them."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: S) -> None:
         self.server = server
         self.lost_externally = 0
         self._made: list[DeadLetterQueue] = []
@@ -27,8 +29,11 @@ class Queues:
         self._of_others = {row["id"] for row in self._rows()}
 
     def _rows(self) -> list[dict[str, str]]:
-        rows: list[dict[str, str]] = self.server.client.client_list()
-        return [row for row in rows if row["name"].startswith("uno-dlq") and row["id"] not in self._of_others]
+        return [
+            row
+            for row in self.server.connections()
+            if row["name"].startswith("uno-dlq") and row["id"] not in self._of_others
+        ]
 
     def __call__(self, redis: Any = None, *, recorder: Any = None, **settings: Any) -> DeadLetterQueue:
         config = DeadLetterConfig(**(SETTINGS | settings))
@@ -60,6 +65,19 @@ class Queues:
 @pytest.fixture
 async def queues(server: Server) -> AsyncIterator[Queues]:
     """Make queues: ``queues(lease_seconds=1, …)``. At the end: `verify`, no connection and no task left."""
+    async with _queues_on(server) as made:
+        yield made
+
+
+@pytest.fixture
+async def cluster_queues(cluster: Cluster) -> AsyncIterator[Queues[Cluster]]:
+    """The same on a cluster."""
+    async with _queues_on(cluster) as made:
+        yield made
+
+
+@asynccontextmanager
+async def _queues_on[S: Server | Cluster](server: S) -> AsyncGenerator[Queues[S]]:
     made = Queues(server)
     yield made
     await made.close()

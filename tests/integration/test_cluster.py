@@ -1,0 +1,141 @@
+"""A cluster: one queue over many slots, which goes on when nodes die, come back, change places, and slots move."""
+
+import signal
+from functools import partial
+from time import monotonic
+from typing import Any
+
+import anyio
+import pytest
+from redis.asyncio.cluster import RedisCluster
+
+from tests.integration.conftest import Queues
+from tests.support.clusters import Cluster
+from tests.support.load import finish, under_load
+from tests.support.waiting import eventually, running
+from uno.event_bus.dead_letter import DeadLetterQueue, LetterNotFound, StoreUnavailable
+from uno.event_bus.dead_letter.letter import NewLetter
+from uno.event_bus.dead_letter.store.layout import shard_tag, slot_of
+from uno.event_bus.dead_letter.store.local_node import LocalNode
+
+NODE_TIMEOUT_S = 1.0
+"""After which a node that does not answer counts as away, in test clusters."""
+
+
+def primary_of_shard(cluster: Cluster, shard: int) -> LocalNode:
+    return cluster.primary_of(slot_of(shard_tag("default", shard)))
+
+
+def shard_of(letter_id: str) -> int:
+    return int(letter_id.partition("-")[0])
+
+
+@pytest.mark.parametrize("named", ["url", "one node", "several nodes", "client"])
+async def test_a_queue_is_spread_over_the_nodes_however_they_are_named(
+    cluster: Cluster, cluster_queues: Queues[Cluster], named: str
+) -> None:
+    """By a cluster's URL, a plain one of any of its nodes, several nodes of which one is away, or a user's client."""
+    source: Any = {
+        "url": cluster.url,
+        "one node": f"redis://127.0.0.1:{cluster.nodes[-1].port}/0",
+        "several nodes": f"redis://127.0.0.1:1,127.0.0.1:{cluster.nodes[0].port}/0?cluster=true",
+        "client": RedisCluster.from_url(cluster.url.partition("?")[0], decode_responses=True),
+    }[named]
+    queue = cluster_queues(source, shards=16)
+    done: list[Any] = []
+    queue.add_handler(done.append)
+    ids = await queue.add_many([{"n": n} for n in range(300)], delay=0)
+    assert {shard_of(id) for id in ids} == set(range(16))
+    for node in cluster.primaries():
+        assert 5 <= len(node.client.keys("*:letters")) <= 6
+    await queue.process()
+    assert len(done) == 300
+    if isinstance(source, RedisCluster):
+        await source.aclose()
+
+
+async def test_a_killed_primary_costs_no_replicated_capture(cluster: Cluster, cluster_queues: Queues[Cluster]) -> None:
+    """Its replica takes over, work goes on by itself within two node timeouts and 2 s, all acknowledged is run."""
+    async with under_load(cluster_queues, durability="replicated", shards=4) as load:
+        began = monotonic()
+        killed = primary_of_shard(cluster, 0)
+        killed.kill()
+        await eventually(partial(answers, load.producer, 0), within_s=10)
+        assert monotonic() - began < 2 * NODE_TIMEOUT_S + 2
+        killed.start()  # a replica now: without one nothing more could be replicated
+        await finish(load)
+
+
+async def answers(queue: DeadLetterQueue, shard: int) -> bool:
+    """Whether the shard tells what letters it has."""
+    try:
+        await queue.get(f"{shard}-1-1")
+    except LetterNotFound:
+        return True
+    except StoreUnavailable:
+        return False
+    raise AssertionError("there is no such letter")
+
+
+async def test_planned_failovers_are_invisible(cluster: Cluster, cluster_queues: Queues[Cluster]) -> None:
+    """Each primary hands over to its replica in turn: no error reaches the producer, no letter is lost or run twice."""
+    async with under_load(cluster_queues, shards=4) as load:
+        for primary in cluster.primaries():
+            [replica] = cluster.replicas_of(primary)
+            replica.client.execute_command("CLUSTER", "FAILOVER")
+            await eventually(replica.is_primary, within_s=10)
+            await anyio.sleep(0.3)
+        await finish(load)
+        assert load.errors == []
+        assert max(load.ran.values()) == 1
+
+
+async def test_a_capture_goes_to_another_node_when_its_home_is_away(
+    cluster: Cluster, cluster_queues: Queues[Cluster]
+) -> None:
+    """One whose id the engine makes, at once; one that a caller may repeat waits for its home, and is there once."""
+    queue = cluster_queues(shards=4, operation_timeout=10.0)
+    await queue.open()
+    away = primary_of_shard(cluster, 0)
+    theirs = {shard for shard in range(4) if primary_of_shard(cluster, shard) is away}
+    named = next(str(n) for n in range(100) if home(queue, str(n)) in theirs)
+    away.kill()
+    began = monotonic()
+    ids = await queue.add_many([{"n": n} for n in range(200)], delay=60)
+    assert monotonic() - began < 0.9  # before the failover
+    assert not theirs & {shard_of(id) for id in ids}
+    id = await queue.add({}, event_id=named, delay=60)
+    assert shard_of(id) in theirs
+    assert await queue.add({}, event_id=named, delay=60) == id
+    assert (await queue.stats()).open == 201
+
+
+def home(queue: DeadLetterQueue, event_id: str) -> int:
+    [store] = queue._stores.values()
+    return store.home_of(NewLetter(event_id=event_id, type="", payload=b""))
+
+
+async def test_a_shard_whose_node_is_away_pauses_alone(cluster: Cluster, cluster_queues: Queues[Cluster]) -> None:
+    """A node hangs, nobody takes over (failovers are off): letters of the others run as before."""
+    worker, producer = cluster_queues(shards=4, operation_timeout=1.0), cluster_queues(shards=4)
+    done: list[int] = []
+    worker.add_handler(done.append)
+    away = primary_of_shard(cluster, 0)
+    [replica] = cluster.replicas_of(away)
+    await producer.open()
+    others = [str(n) for n in range(100) if primary_of_shard(cluster, home(producer, str(n))) is not away]
+    async with running(worker):
+        replica.client.config_set("cluster-replica-no-failover", "yes")
+        away.send(signal.SIGSTOP)
+        try:
+            await anyio.sleep(1.2)  # all that was on its way to it has failed
+            began = monotonic()
+            await producer.add_many(range(len(others)), event_ids=others, delay=0)
+            await eventually(lambda: len(done) == len(others), within_s=3)
+            assert monotonic() - began < 3
+        finally:
+            away.send(signal.SIGCONT)
+            replica.client.config_set("cluster-replica-no-failover", "no")
+        await eventually(partial(answers, producer, 0), within_s=10)
+        await worker.add(-1, delay=0)
+        await eventually(lambda: -1 in done)
