@@ -1,6 +1,7 @@
 """A cluster: one queue over many slots, which goes on when nodes die, come back, change places, and slots move."""
 
 import signal
+from collections.abc import Sequence
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -139,3 +140,64 @@ async def test_a_shard_whose_node_is_away_pauses_alone(cluster: Cluster, cluster
         await eventually(partial(answers, producer, 0), within_s=10)
         await worker.add(-1, delay=0)
         await eventually(lambda: -1 in done)
+
+
+# -- slots that move --------------------------------------------------------------------------------------
+
+
+def slots_of(queue: str, shards: int) -> list[int]:
+    """The slots of a queue: of its shards, and of its own keys."""
+    return [slot_of(queue), *(slot_of(shard_tag(queue, shard)) for shard in range(shards))]
+
+
+async def move_keys(slot: int, source: LocalNode, target: LocalNode, nodes: Sequence[LocalNode]) -> None:
+    """Move a slot key by key, with pauses: for a while half of its keys are here and half there."""
+    target.client.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
+    source.client.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
+    while keys := source.client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 1):
+        await anyio.sleep(0.03)
+        source.client.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+    await anyio.sleep(0.05)
+    for node in (target, source, *(node for node in nodes if node not in (source, target))):
+        node.client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", target.id)
+
+
+async def test_slots_that_move_key_by_key_cost_nothing(cluster: Cluster, cluster_queues: Queues[Cluster]) -> None:
+    """ASK and TRYAGAIN are a pause: under load every slot of the queue moves to the next node, and no error is seen."""
+    async with under_load(cluster_queues, shards=4, operation_timeout=10.0) as load:
+        for slot in slots_of("default", 4):
+            primaries = cluster.primaries()
+            source = cluster.primary_of(slot)
+            target = primaries[(primaries.index(source) + 1) % len(primaries)]
+            await move_keys(slot, source, target, primaries)
+        await finish(load)
+        assert load.errors == []
+        assert max(load.ran.values()) == 1
+
+
+async def test_slots_that_move_at_once_to_a_new_node_cost_nothing(
+    cluster: Cluster, cluster_queues: Queues[Cluster]
+) -> None:
+    """Valkey's atomic migration, to a node that had no slots and that nobody knew."""
+    if cluster.version < (9, 0):
+        pytest.skip("atomic slot migration came with Valkey 9")
+    with Cluster(cluster.name) as grown:
+        made = Queues(grown)
+        async with under_load(made, shards=4) as load:
+            new = grown.add_empty_primary()
+            for slot in slots_of("default", 4):
+                source = grown.primary_of(slot)
+                source.client.execute_command("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", new.id)
+                await eventually(partial(_serves, new, slot), within_s=10)
+            await finish(load)
+            assert load.errors == []
+            assert max(load.ran.values()) == 1
+            assert len(new.client.keys("*:letters")) == 4
+        await made.close()
+
+
+def _serves(node: LocalNode, slot: int) -> bool:
+    return any(
+        first <= slot <= last and int(primary[1]) == node.port
+        for first, last, primary, *_ in node.client.execute_command("CLUSTER", "SLOTS")
+    )
