@@ -35,33 +35,14 @@ end
 
 local fresh_shard = redis.call('HEXISTS', meta, 'mark') == 0 and redis.call('EXISTS', letters) == 0
 
--- Two generations of one hash: the younger takes the new keys until it is a window old, then the roles change.
-local turn = redis.call('HMGET', meta, 'dedupe_young', 'dedupe_since')
-local young, old = dedupe_a, dedupe_b
-if turn[1] == 'b' then
-  young, old = dedupe_b, dedupe_a
-end
-local since = tonumber(turn[2]) or now_ms
-local age = now_ms - since
-local remembered = {}
-
-local function recall(generation, keys)
-  for i, id in ipairs(redis.call('HMGET', generation, unpack(keys))) do
-    remembered[keys[i]] = remembered[keys[i]] or id
-  end
-end
+-- include lib/generations.lua
 
 if window > 0 and #ARGV >= FIRST then
   local keys = {}
   for at = FIRST, #ARGV, WIDTH do
     keys[#keys + 1] = ARGV[at]
   end
-  if age < 2 * window then
-    recall(young, keys)
-  end
-  if age < window then
-    recall(old, keys)
-  end
+  recall(keys)
 end
 
 -- Numbers are printed once a batch, not once a letter.
@@ -77,7 +58,7 @@ for at = FIRST, #ARGV, WIDTH do
   local key = ARGV[at]
   local id = window > 0 and remembered[key]
   if id then
-    repeated = repeated + 1
+    repeated = repeated + 1 -- counted, so a repeat writes: a WAIT that follows it covers the first capture
   elseif added >= room then
     id = 'FULL'
   else

@@ -12,8 +12,9 @@ from tests.support.clusters import cluster, running_cluster
 from tests.support.servers import Server
 from uno.event_bus.dead_letter.store.connect import seeds_of
 from uno.event_bus.dead_letter.store.layout import FORMAT
+from uno.event_bus.dead_letter.store.layout_record import Layout
 from uno.event_bus.dead_letter.store.node import Node
-from uno.event_bus.dead_letter.store.shard import Layout, Shard
+from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.store.topology import Topology
 
 __all__ = ["cluster", "running_cluster"]

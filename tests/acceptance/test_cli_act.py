@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 
 from tests.support.cli import APP, Cli
+from tests.support.servers import Server
 
 
 @pytest.fixture
 def cli(redis_url: str) -> Cli:
-    return Cli(redis_url)
+    cli = Cli(redis_url)
+    cli.seed()  # an empty queue
+    return cli
 
 
 def states(cli: Cli) -> dict[str, str]:
@@ -49,9 +52,35 @@ def test_retry_by_filter_sends_back_what_is_not_on_its_way(cli: Cli) -> None:
     assert cli("retry", "--type", "a", "--yes").record == {
         "retried": 1,
         "gone": 0,
+        "changed": 0,
         "refused": 0,
     }
     assert states(cli) == {first: "scheduled", second: "parked"}
+
+
+def test_retry_by_filter_takes_waiting_letters_when_they_are_named(cli: Cli) -> None:
+    ids = cli.seed(("a", {}), ("b", {}))
+    assert cli("retry", "--state", "waiting", "--type", "b", "--dry-run").record["matched"] == 1
+    assert cli("retry", "--state", "waiting", "--type", "b", "--yes").record["retried"] == 1
+    [letter] = [record for record in cli("list").records if record["id"] == ids[1]]
+    assert letter["state"] == "scheduled" and letter["due_at"] <= cli("stats").record["at"]
+
+
+def test_retry_refuses_a_letter_that_a_worker_has(cli: Cli) -> None:
+    [letter_id] = cli.seed(("a", {}), delay=0)
+
+    async def lease(queue: Any) -> None:
+        [shard] = [each for each in (await queue._store()).shards if letter_id.startswith(f"{each.index}-")]
+        assert (await shard.take("somebody", 1)).letters
+
+    cli.do(lease)
+    ran = cli("retry", letter_id)
+    assert ran.status == 4 and ran.records[0]["outcome"] == "letter_state_conflict"
+    assert "is leased" in ran.records[0]["message"]
+    ran = cli("retry", "--state", "leased", "--yes")
+    assert ran.status == 4 and ran.record == {"retried": 0, "gone": 0, "changed": 0, "refused": 1}
+    assert cli("retry", "--all", "--yes").status == 0
+    assert cli("discard", letter_id, "--why", "test").status == 0, "that takes it away from the worker"
 
 
 def test_retry_takes_ids_or_filters_but_one_of_them(cli: Cli) -> None:
@@ -91,6 +120,7 @@ def test_clear_discards_what_matches_and_no_more(cli: Cli) -> None:
     assert cli("clear", "--type", "a", "--yes").record == {
         "discarded": 1,
         "gone": 0,
+        "changed": 0,
         "refused": 0,
     }
     assert list(states(cli)) == [kept]
@@ -103,6 +133,32 @@ def test_clear_of_many_letters_ends_with_clean_books(cli: Cli) -> None:
     cli.do(lambda queue: queue.add_many([{"n": n} for n in range(500)]))
     assert cli("clear", "--yes").record["discarded"] == 500
     assert cli("verify").record["discarded"] == 500
+
+
+def test_clear_of_waiting_letters_reaches_all_that_waited(cli: Cli) -> None:
+    cli.do(lambda queue: queue.add_many([{"n": n} for n in range(1500)]))
+    assert cli("clear", "--state", "waiting", "--dry-run").record["matched"] == 1500
+    assert cli("clear", "--state", "waiting", "--yes").record["discarded"] == 1500
+    assert states(cli) == {}
+
+
+def test_ids_of_many_letters_go_in_batches(cli: Cli, server: Server) -> None:
+    ids = cli.do(lambda queue: queue.add_many([{"n": n} for n in range(1500)]))
+    before = server.client.info("commandstats")["cmdstat_evalsha"]["calls"]
+    ran = cli("discard", "-", "--why", "test", "--yes", input="\n".join(ids))
+    assert {answer["id"]: answer["outcome"] for answer in ran.records} == dict.fromkeys(ids, "discarded")
+    assert server.client.info("commandstats")["cmdstat_evalsha"]["calls"] - before < 100
+
+
+def test_a_bar_is_shown_on_a_terminal_and_nowhere_else(cli: Cli) -> None:
+    ids = cli.do(lambda queue: queue.add_many([{"n": n} for n in range(3)]))
+    for words in (("retry", *ids), ("clear", "--dry-run"), ("clear", "--yes")):
+        assert cli(*words, "--dry-run").err == ""
+        status, screen, out = cli.on_terminal(*words, stdout_elsewhere=True)
+        assert status == 0 and "3 letters" in screen and "\x1b" not in out
+    cli.seed(("a", {}))
+    _, screen, _ = cli.on_terminal("discard", *ids[:1], "--why", "test")
+    assert "%" not in screen, "answers that are printed there take its place"
 
 
 def test_on_a_terminal_clear_wants_the_name_of_the_queue(cli: Cli) -> None:
@@ -148,6 +204,16 @@ def test_replay_takes_parked_letters_only_when_told(cli: Cli, app: str) -> None:
     park(cli, *cli.seed(("good", {})))
     assert cli("replay", "--app", app, "--yes").record["matched"] == 0
     assert cli("replay", "--app", app, "--yes", "--state", "parked").record["success"] == 1
+
+
+def test_a_replay_shows_a_bar_on_a_terminal_and_nowhere_else(cli: Cli, app: str, tmp_path: Path) -> None:
+    cli.seed(("good", {"n": 1}), ("good", {"n": 2}))
+    for words in (("--dry-run",), ("--yes",)):
+        assert cli("replay", "--app", app, "--dry-run").err == ""
+        status, screen, out = cli.on_terminal(
+            "replay", "--app", app, *words, stdout_elsewhere=True, PYTHONPATH=str(tmp_path)
+        )
+        assert status == 0 and "2 letters" in screen and "\x1b" not in out
 
 
 def test_replay_without_a_terminal_needs_yes(cli: Cli, app: str) -> None:

@@ -13,7 +13,9 @@ EVIL = "\x1b]0;owned\x07\x1b[31mred [bold]not markup[/bold] \u202eback \x9b2J"
 
 @pytest.fixture
 def cli(redis_url: str) -> Cli:
-    return Cli(redis_url)
+    cli = Cli(redis_url)
+    cli.seed()  # an empty queue
+    return cli
 
 
 def test_in_a_pipe_list_prints_one_json_object_a_letter(cli: Cli) -> None:

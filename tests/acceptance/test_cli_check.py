@@ -9,7 +9,9 @@ from uno.event_bus.dead_letter.store.layout import shard_key
 
 @pytest.fixture
 def cli(redis_url: str) -> Cli:
-    return Cli(redis_url)
+    cli = Cli(redis_url)
+    cli.seed()  # an empty queue
+    return cli
 
 
 def test_verify_of_a_sound_queue_exits_0_with_its_books(cli: Cli) -> None:
@@ -29,7 +31,36 @@ def test_verify_of_a_broken_queue_exits_1_and_names_the_letter(cli: Cli, server:
     assert ran.status == 1
     assert not ran.record["clean"] and ran.record["violations"][0]["letter_id"] == letter_id
     page = cli("verify", "-o", "table")
-    assert page.status == 1 and letter_id in page.out and "NOT CLEAN" in page.out
+    assert page.status == 1 and letter_id in page.out and "NOT CLEAN: 1 twice" in page.out
+
+
+def test_verify_says_that_and_by_how_much_the_books_do_not_come_out_even(cli: Cli, server: Server) -> None:
+    cli.seed(("a", {}), ("b", {}))
+    assert "captured 2 = resolved 0 + " in cli("verify", "-o", "table").out
+    key = shard_key("default", 0, "meta")
+    server.client.hincrby(key, "captured", 3)
+    page = cli("verify", "-o", "table")
+    assert page.status == 1
+    assert "captured 5 ≠ resolved 0 + discarded 0 + expired 0 + lost externally 0 + open 2: 3 gone without an end" in (
+        page.out
+    )
+    assert page.out.splitlines()[-1] == "NOT CLEAN: 1 drift"
+    assert cli("verify").record["difference"] == 3
+
+
+def test_letters_that_strangers_added_are_no_violation_but_no_equality_either(cli: Cli, server: Server) -> None:
+    [letter_id] = cli.seed(("a", {}))
+    server.client.xadd(shard_key("default", int(letter_id[0]), "letters"), {"type": "a", "payload": b"1"})
+    page = cli("verify", "-o", "table")
+    assert page.status == 0 and page.out.splitlines()[-1] == "clean"
+    assert "captured 1 ≠ " in page.out and "open 2: 1 not taken in yet" in page.out
+
+
+def test_verify_shows_a_bar_on_a_terminal_and_nowhere_else(cli: Cli) -> None:
+    cli.seed(("a", {}))
+    assert cli("verify").err == ""
+    status, screen, out = cli.on_terminal("verify", stdout_elsewhere=True)
+    assert status == 0 and "verify" in screen and "100%" in screen and "\x1b" not in out
 
 
 def test_health_exits_0_when_every_shard_answers_and_nothing_evicts(cli: Cli) -> None:

@@ -5,13 +5,16 @@ import json
 import pytest
 
 from tests.support.cli import Cli, Ran
+from tests.support.servers import Server
 
 NOWHERE = "redis://user:secret@127.0.0.1:1/0"
 
 
 @pytest.fixture
 def cli(redis_url: str) -> Cli:
-    return Cli(redis_url)
+    cli = Cli(redis_url)
+    cli.seed()  # an empty queue
+    return cli
 
 
 def one_line(ran: Ran) -> str:
@@ -60,6 +63,32 @@ def test_an_unreachable_redis_exits_5_without_its_password(cli: Cli) -> None:
 def test_an_unknown_letter_exits_3(cli: Cli) -> None:
     assert cli("show", "0-1-1").status == 3
     assert cli("show", "nonsense").status == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("list",),
+        ("show", "0-1-1"),
+        ("stats",),
+        ("retry", "0-1-1"),
+        ("retry", "--all", "--yes"),
+        ("discard", "0-1-1", "--why", "test"),
+        ("clear", "--dry-run"),
+        ("clear", "--yes"),
+        ("verify",),
+        ("health",),
+    ],
+)
+def test_a_misspelt_queue_exits_3_and_is_not_made(cli: Cli, server: Server, words: tuple[str, ...]) -> None:
+    cli.seed(("a", {}))
+    before = server.client.keys()
+    ran = cli(*words, "--queue", "defalt")
+    assert ran.status == 3
+    assert "there is no queue 'defalt'" in one_line(ran)
+    assert sorted(server.client.keys()) == sorted(before)
+    assert cli("import", "-", "--queue", "orders", input='{"type":"a","payload":1}').status == 0
+    assert cli("stats", "--queue", "orders").record["open"] == 1
 
 
 @pytest.mark.parametrize("how", [("-o", "json"), ("-ojsonl",), ("--output=json",), ("--output", "jsonl")])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cli import APP, Cli, wait_for_line
+from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from uno.cli.dead_letter.app import load_queue
 
@@ -47,6 +48,23 @@ def test_a_worker_works_and_stops_in_order_at_sigterm(cli: Cli, shop: Path) -> N
     assert process.returncode == 0 and out == ""
     assert "SIGTERM" in errors and "stopped: resolved 2, retried 1" in errors
     assert cli("verify").status == 0
+
+
+@pytest.mark.parametrize("verb", ["layout", "stats"])
+def test_a_worker_waits_for_redis_also_when_it_goes_away_during_the_start(cli: Cli, shop: Path, verb: str) -> None:
+    cli.seed(("good", {}), delay=0)
+    with Proxy(cli.url) as proxy:
+        proxy.silence(verb)
+        process = cli.spawn(
+            "worker", "--app", "shop:queue", cwd=shop, DLQ_REDIS_URL=proxy.url, DLQ_OPERATION_TIMEOUT="0.2"
+        )
+        wait_for_line(process, "waiting for Redis")
+        proxy.heal()
+        wait_for_line(process, "Redis is there")
+        wait_for_line(process, "started")
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
+    assert process.returncode == 0
 
 
 def test_a_handler_that_runs_may_finish(cli: Cli, shop: Path) -> None:

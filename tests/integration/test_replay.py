@@ -18,6 +18,7 @@ from uno.event_bus.dead_letter import (
     LetterNotFound,
     LetterState,
     LetterStateConflict,
+    ReplayReport,
     StoreUnavailable,
     Where,
 )
@@ -51,6 +52,59 @@ async def test_replay_runs_every_waiting_and_scheduled_letter_due_or_not(queues:
     assert (success, failed, report.matched, report.skipped) == (206, 24, 230, 0)
     assert ran == Counter([*range(1, 230), 1003])
     assert await states(queue) == {LetterState.SCHEDULED: 24, LetterState.PARKED: 1}
+
+
+async def test_replay_runs_every_letter_that_waited_when_it_began(queues: Queues) -> None:
+    """Over several pages too, though its own intake makes them scheduled; none that was scheduled before."""
+    queue = queues(shards=1, max_retries=5)
+    queue.set_retry_policy(3600)
+    scheduled = await queue.add_many(list(range(100, 110)), delay=3600)
+    for id in scheduled:
+        await queue.retry(id, delay=3600)
+    await queue.add_many(list(range(30)), delay=3600)
+    await queue.add_many(list(range(30, 40)), delay=0)
+    assert (await queue.replay_events(where={"state": "waiting"}, batch_size=4, dry_run=True)).matched == 40
+    done: list[int] = []
+    queue.add_handler(done.append)
+    report = await queue.replay_events(where={"state": "waiting"}, batch_size=4)
+    assert (report.matched, report.success, report.skipped) == (40, 40, 0)
+    assert sorted(done) == list(range(40))
+    assert await states(queue) == {LetterState.SCHEDULED: 10}
+
+
+async def test_replay_of_waiting_and_parked_letters_leaves_scheduled_ones(queues: Queues) -> None:
+    """What was scheduled before is told from what its own intake makes so."""
+    queue = queues(shards=1)
+    ids = await queue.add_many([1, 2, 3], delay=3600)
+    await queue.retry(ids[0], delay=3600)
+    await queue.park(ids[1], "test")
+    await queue.add_many(list(range(10, 30)), delay=3600)
+    done: list[int] = []
+    queue.add_handler(done.append)
+    report = await queue.replay_events(where={"state": ["parked", "waiting"]}, batch_size=3)
+    assert (report.matched, report.success) == (21, 21)
+    assert sorted(done) == [2, *range(10, 30)]
+
+
+async def test_a_replay_tells_how_far_it_is(queues: Queues) -> None:
+    """While it runs and at its end; what the hearer raises harms nobody."""
+    queue = queues(shards=1)
+    heard: list[tuple[int, ...]] = []
+
+    @queue.handler()
+    async def handle(event: int) -> None:
+        if event == 30:
+            await eventually(lambda: heard[-1][0] >= 20)
+
+    await queue.add_many(list(range(40)), delay=3600)
+
+    def hear(report: ReplayReport) -> None:
+        heard.append((report.success, report.matched))
+        raise ValueError
+
+    report = await queue.replay_events(batch_size=10, max_concurrent=1, on_progress=hear)
+    assert (report.success, heard[-1]) == (40, (40, 40))
+    assert heard == sorted(heard) and len(set(heard)) >= 3
 
 
 async def test_replay_runs_parked_letters_when_it_is_asked_to(queues: Queues) -> None:
@@ -236,10 +290,7 @@ async def test_a_replay_runs_letters_that_were_taken_by_a_call_whose_reply_was_l
         await _letters_in(queue, state, 12)
         proxy.lose_replies("take", 2)
         with anyio.fail_after(10):
-            where = (
-                None if state is LetterState.WAITING else {"state": state}
-            )  # its intake makes waiting ones scheduled
-            report = await queue.replay_events(batch_size=5, where=where)
+            report = await queue.replay_events(batch_size=5, where={"state": state})
         assert proxy.replies_to_lose == 0
         assert (report.success, report.failed, report.skipped) == (12, 0, 0)
         assert sorted(done) == list(range(12))

@@ -18,6 +18,7 @@ TOKEN = NOW_MS * 1000
 
 CALLS: dict[str, Callable[[Shard, list[str]], Awaitable[object]]] = {
     "add": lambda shard, ids: shard.add(several(2, "new", fingerprint="g")),
+    "recall": lambda shard, ids: shard.recall(["k"], window_ms=60_000),
     "take": lambda shard, ids: shard.take("w2", 5, alone=True),
     "take by id": lambda shard, ids: shard.take("w2", 5, ids=ids),
     "settle": lambda shard, ids: shard.settle("w", [Outcome(ids[0], TOKEN, Verb.RESOLVE)]),
@@ -74,7 +75,14 @@ async def test_a_shard_of_this_or_an_earlier_version_is_served(
 async def test_every_script_is_asked(look: Look) -> None:
     """The list above is all that change a shard; those on the queue's own keys have tests of their own."""
     verbs = {name.partition(" ")[0] for name in CALLS}
-    assert verbs == {path.stem for path in lua_folder().glob("*.lua")} - {"layout", "enlist", "resign", "roster"}
+    assert verbs == {path.stem for path in lua_folder().glob("*.lua")} - {
+        "layout",
+        "grow",
+        "adopt",
+        "enlist",
+        "resign",
+        "roster",
+    }
     assert look.letters == []
 
 
@@ -91,7 +99,9 @@ async def layout(
 ) -> dict[str, str]:
     key = queue_key(shard.queue, "layout")
     reply = await shard.route.call(script("layout"), [key], [protocol, 1, shard.now_us or "", shards, lease_ms])
-    return {name.decode(): value.decode() for name, value in zip(reply[::2], reply[1::2], strict=True)}
+    told = {name.decode(): value.decode() for name, value in zip(reply[::2], reply[1::2], strict=True)}
+    assert int(told.pop("now")) > 0
+    return told
 
 
 async def test_the_first_process_makes_the_layout_and_all_follow_it(shard: Shard) -> None:
@@ -127,3 +137,11 @@ async def test_a_malformed_layout_is_not_made(shards: str | int, lease_ms: str |
     with pytest.raises(Exception, match="layout: "):
         await layout(shard, shards=shards, lease_ms=lease_ms)
     assert look.snapshot() == {}
+
+
+async def test_a_reader_makes_no_layout(shard: Shard, look: Look) -> None:
+    """It is told that there is none."""
+    assert await layout(shard, shards="", lease_ms="") == {}
+    assert look.snapshot() == {}
+    made = await layout(shard)
+    assert await layout(shard, shards="", lease_ms="") == made

@@ -24,7 +24,8 @@ from uno.event_bus.dead_letter.letter import Letter, LetterState, NewLetter, Ver
 from uno.event_bus.dead_letter.store.browse import scan, stats
 from uno.event_bus.dead_letter.store.connect import seeds_of
 from uno.event_bus.dead_letter.store.layout import FORMAT
-from uno.event_bus.dead_letter.store.shard import Layout, Outcome, Seen, Shard, Verdict
+from uno.event_bus.dead_letter.store.layout_record import Layout
+from uno.event_bus.dead_letter.store.shard import Outcome, Seen, Shard, Verdict
 from uno.event_bus.dead_letter.store.topology import Topology
 
 EXAMPLES = int(os.environ.get("DLQ_STATEFUL_EXAMPLES", "60"))

@@ -22,6 +22,7 @@ SAMPLES = [
     errors.InvalidEvent("Order", "NaN cannot be written"),
     errors.PartialCapture({0: "0-1-0", 2: "0-1-1"}, {1: errors.QueueFull("orders", 2)}),
     errors.LetterNotFound("0-1-0"),
+    errors.QueueNotFound("orders"),
     errors.LetterStateConflict("0-1-0", "retry", "leased", ["parked", "scheduled"]),
     errors.LetterStateConflict("0-1-0", "retry", "leased"),
     errors.LetterStateConflict("0-1-0", "retry", "parked", ["parked", "scheduled"]),
@@ -63,6 +64,7 @@ def test_every_class_has_a_stable_code_of_its_own() -> None:
         "PayloadTooLarge": "payload_too_large",
         "PermissionDenied": "permission_denied",
         "QueueFull": "queue_full",
+        "QueueNotFound": "queue_not_found",
         "StoreError": "store_error",
         "StoreUnavailable": "store_unavailable",
     }

@@ -36,9 +36,30 @@ def test_a_filter_is_its_fields_with_their_values(value: Any, conditions: dict[s
         ({"state": "gone"}, "state is 'gone'; allowed are waiting, leased"),
         ({"type": []}, "type has no value; leave it out to match any"),
         ({"state": ()}, "state has no value"),
+        ({"state": 5}, "state is 5; allowed are a text, and a list of texts"),
+        ({"type": ["a", 3]}, "type is"),
+        ({"type": b"abc"}, "type is"),
+        ({"type": (name for name in "ab")}, "type is"),
+        (["state"], "where is"),
     ],
 )
 def test_a_filter_that_cannot_be_meant_is_refused(value: Any, message: str) -> None:
-    """An empty list above all: taken as no condition, it would choose every letter."""
+    """An empty list above all, or one that can be read only once: as no condition they would choose every letter."""
     with pytest.raises(ConfigError, match=message):
         Where.of(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({}, "every letter"),
+        ({"type": "a"}, "letters with type 'a'"),
+        (
+            {"state": ["held", LetterState.PARKED], "type": "a\n"},
+            "letters with state 'held' or 'parked' and type 'a\\n'",
+        ),
+    ],
+)
+def test_a_filter_reads_as_one_line(value: Any, text: str) -> None:
+    """For a log, whatever its values are."""
+    assert str(Where.of(value)) == text

@@ -40,6 +40,7 @@ _BY_CODE: Final = {
     "letter_state_conflict": Status.REFUSED,
     "permission_denied": Status.REFUSED,
     "queue_full": Status.REFUSED,
+    "queue_not_found": Status.NOT_FOUND,
     "store_unavailable": Status.UNREACHABLE,
 }
 """Code of a `DeadLetterError` → status; any other is a failure."""

@@ -11,7 +11,7 @@ from uno.cli.dead_letter.bulk import Deed
 from uno.cli.dead_letter.options import filter_options, filters_of, output_option, queue_options, sure_options
 
 RETRIED: Final = ("scheduled", "suspect", "held", "parked")
-"""States that a filter of `retry` takes letters from: those waiting or leased are on their way already."""
+"""States that `retry` takes letters from unless a filter names others: the rest is on its way already."""
 
 
 @click.command("retry", cls=Command)
@@ -25,7 +25,8 @@ RETRIED: Final = ("scheduled", "suspect", "held", "parked")
 def retry(ids: tuple[str, ...], **options: Any) -> int:
     """Send letters back to the workers now, by id (- reads ids from stdin) or by filter.
 
-    A parked letter gets a new budget of retries. By filter, letters that wait or run already are left alone.
+    A parked letter gets a new budget of retries. By filter, letters that wait or run already are left alone,
+    unless --state names them; one that a worker has is refused.
 
     Examples:
       uno dead-letter retry 2-1718000000000-0 0-1718000000321-4
@@ -33,13 +34,13 @@ def retry(ids: tuple[str, ...], **options: Any) -> int:
       uno dead-letter retry --type order.created --yes
     """
     delay, everything, where = options.pop("delay"), options.pop("all_"), filters_of(options)
-    deed = Deed("retry", "retried", lambda queue: partial(queue.retry, delay=delay), **options)
+    deed = Deed("retry", "retried", lambda queue: partial(queue.retry_many, delay=delay), **options)
     if ids and (where or everything):
         raise click.UsageError("name ids, or filters, but not both", click.get_current_context())
     if ids:
         return deed.on_ids(ids_of(ids))
     if where or everything:
-        return deed.on_matching(where, RETRIED)
+        return deed.on_matching({"state": RETRIED} | where)
     what = "name the letters to retry: ids, a filter such as --state parked, or --all"
     raise click.UsageError(what, click.get_current_context())
 
@@ -57,7 +58,7 @@ def discard(ids: tuple[str, ...], why: str, **options: Any) -> int:
       uno dead-letter discard 2-1718000000000-0 --why "test data"
       uno dead-letter list --type ping -o jsonl | jq -r .id | uno dead-letter discard - --why ping --yes
     """
-    deed = Deed("discard", "discarded", lambda queue: partial(queue.discard, why=why), **options)
+    deed = Deed("discard", "discarded", lambda queue: partial(queue.discard_many, why=why), **options)
     return deed.on_ids(ids_of(ids), sure=len(ids) == 1)
 
 
@@ -77,5 +78,5 @@ def clear(why: str, **options: Any) -> int:
       uno dead-letter clear --state parked --reason unhandled --why "handler was removed" --yes
     """
     where = filters_of(options)
-    deed = Deed("clear", "discarded", lambda queue: partial(queue.discard, why=why), **options)
+    deed = Deed("clear", "discarded", lambda queue: partial(queue.discard_many, why=why), **options)
     return deed.on_matching(where, by_name=True)

@@ -1,26 +1,25 @@
-"""One verb on many letters: asked for first, a few at a time, and an answer for each."""
+"""One verb on many letters: asked for first, then done in batches, with an answer for each."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from uno.cli.dead_letter.asking import ask
-from uno.cli.dead_letter.output import Bar, Records, format_of, note, progress, write_record
+from uno.cli.dead_letter.output import Records, format_of, note, progress, write_record
 from uno.cli.dead_letter.session import on_queue, run_async
-from uno.cli.failures import Status, status_of
+from uno.cli.failures import Status
 from uno.cli.text import one_line
 
 if TYPE_CHECKING:
     from uno.event_bus.dead_letter import DeadLetterQueue
+    from uno.event_bus.dead_letter.bulk import Answered, BulkReport, Which
+
+    type Verb = Callable[..., Awaitable[BulkReport]]
+    type Heard = Callable[[Sequence[Answered]], None]
 
 __all__ = ["Deed"]
-
-AT_A_TIME: Final = 8
-"""Letters in work: enough to hide the round trips, too few to keep workers from their connections."""
-
-type Verb = Callable[[str], Awaitable[object]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +30,12 @@ class Deed:
     done: str = field(kw_only=False)
     """What a letter is afterwards, in one word."""
     verb_of: "Callable[[DeadLetterQueue], Verb]" = field(kw_only=False)
+    """`retry_many` or `discard_many`, with all that it needs beside the letters."""
     yes: bool
     dry_run: bool
     output: str | None
     redis_url: str | None
     queue: str | None
-
-    def _run[T](self, function: "Callable[[DeadLetterQueue], Awaitable[T]]") -> T:
-        return run_async(partial(on_queue, function, self.redis_url, self.queue))
 
     def on_ids(self, ids: list[str], *, sure: bool = True) -> int:
         """Do it to the letters of these ids, and print an answer for each; return the exit status."""
@@ -46,39 +43,61 @@ class Deed:
             ask(f"{self.name.capitalize()} {len(ids)} letters?", yes=self.yes)
         chosen = format_of(self.output, many=True)
         outcome = f"would be {self.done}" if self.dry_run else self.done
+        with Records(chosen) as records:
 
-        def told(records: Records, answer: Answer) -> None:
-            if chosen == "table":
-                print(f"{one_line(answer.letter_id)}  {one_line(str(answer.error or outcome))}")
-            else:
-                records.write(answer.record(outcome))
+            def tell(answers: "Sequence[Answered]") -> None:
+                for letter_id, _, error in answers:
+                    if chosen == "table":
+                        print(f"{one_line(letter_id)}  {one_line(str(error or outcome))}")
+                    else:
+                        records.write(_record(letter_id, error, outcome))
 
-        async def act(queue: "DeadLetterQueue") -> Tally:
-            verb = queue.get if self.dry_run else self.verb_of(queue)
-            with Records(chosen) as records:
-                return await _act_on(_each(ids), verb, partial(told, records), Bar(None))
+            report = self._run(ids, tell, total=len(ids), dry_run=self.dry_run)
+        found = {Status.NOT_FOUND: report.not_found, Status.REFUSED: report.changed + report.leased}
+        statuses = [status for status, count in found.items() if count]
+        return int(statuses[0] if len(statuses) == 1 else Status.FAILURE if statuses else Status.OK)
 
-        return self._run(act).status
-
-    def on_matching(self, where: Any, states: tuple[str, ...] = (), *, by_name: bool = False) -> int:
+    def on_matching(self, where: Mapping[str, Sequence[str]], *, by_name: bool = False) -> int:
         """Do it to every letter that matches, and print how many; return the exit status.
 
         Asked first, unless with ``--yes``: for what cannot be undone `by_name`, by typing the queue's name.
         """
         matched: int | None = None
         if self.dry_run or not self.yes:
-            matched, name = self._run(partial(_count, where, states))
+            preview = self._run(where, dry_run=True)
+            matched = preview.done + preview.changed + preview.leased
             if self.dry_run:
                 return self._print_preview(matched)
             if matched:
-                question = f"{self.name.capitalize()} {matched} letters of queue {name}?"
-                ask(question, yes=False, name=name if by_name else "")
+                question = f"{self.name.capitalize()} {matched} letters of queue {preview.queue}?"
+                ask(question, yes=False, name=preview.queue if by_name else "")
+        return self._print_report(self._run(where, total=matched, dry_run=False))
 
-        async def act(queue: "DeadLetterQueue") -> Tally:
-            with progress(self.name, matched) as bar:
-                return await _act_on(_matching(where, states, queue), self.verb_of(queue), _heard, bar)
+    def _run(
+        self, which: "Which", tell: "Heard | None" = None, *, total: int | None = None, dry_run: bool
+    ) -> "BulkReport":
+        """Call the verb, with a bar; `tell` prints answers, and where it prints on a terminal takes the bar's place."""
+        what = "count" if dry_run else self.name
 
-        return self._print_tally(self._run(act))
+        async def act(queue: "DeadLetterQueue") -> "BulkReport":
+            done = 0
+            with progress(what, total, shown=tell is None or not sys.stdout.isatty()) as bar:
+
+                def heard(answers: "Sequence[Answered]") -> None:
+                    nonlocal done
+                    done += sum(error is None for _, _, error in answers)
+                    if tell is not None:
+                        tell(answers)
+                    bar.advance(len(answers))
+
+                try:
+                    return await self.verb_of(queue)(which, dry_run=dry_run, on_answers=heard)
+                except BaseException:
+                    if not dry_run:
+                        note(f"{done} letters were done before this; to repeat the command is safe")
+                    raise
+
+        return run_async(partial(on_queue, act, self.redis_url, self.queue))
 
     def _print_preview(self, matched: int) -> int:
         chosen = format_of(self.output)
@@ -86,132 +105,24 @@ class Deed:
             print(f"{matched} letters match; nothing was changed")
         else:
             write_record({"dry_run": True, "matched": matched}, chosen)
-        return 0
+        return int(Status.OK)
 
-    def _print_tally(self, tally: "Tally") -> int:
+    def _print_report(self, report: "BulkReport") -> int:
+        # What is gone by now, or does not match any more, is as it was wanted, or somebody else's success.
+        left = {"gone": report.not_found, "changed": report.changed, "refused": report.leased}
         chosen = format_of(self.output)
         if chosen == "table":
-            left = {"gone meanwhile": tally.gone, "refused": tally.refused}
-            print(f"{tally.done} {self.done}" + "".join(f", {count} {what}" for what, count in left.items() if count))
+            words = {"gone": "gone meanwhile", "changed": "changed meanwhile", "refused": "refused"}
+            print(
+                f"{report.done} {self.done}" + "".join(f", {left[name]} {words[name]}" for name in left if left[name])
+            )
         else:
-            write_record({self.done: tally.done, "gone": tally.gone, "refused": tally.refused}, chosen)
-        # A letter that is gone by now is what was wanted, or somebody else's success.
-        tally.statuses.discard(Status.NOT_FOUND)
-        return tally.status
+            write_record({self.done: report.done} | left, chosen)
+        return int(Status.REFUSED if report.leased else Status.OK)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a verb did to one letter."""
-
-    letter_id: str
-    error: Exception | None = None
-
-    def record(self, outcome: str) -> dict[str, Any]:
-        """Return it for programs; without an error it is the outcome."""
-        if self.error is None:
-            return {"id": self.letter_id, "outcome": outcome}
-        code = getattr(self.error, "code", "failure")
-        return {"id": self.letter_id, "outcome": code, "message": str(self.error)}
-
-
-@dataclass(slots=True)
-class Tally:
-    """What a verb did to many letters."""
-
-    done: int = 0
-    gone: int = 0
-    """Settled, or removed by somebody else, before the verb came to them."""
-    refused: int = 0
-    """In a state that the verb does not take, such as leased by a worker."""
-    statuses: set[int] = field(default_factory=set)
-    """Exit statuses that single failures would give."""
-
-    def count(self, answer: Answer) -> None:
-        """Count one answer."""
-        if answer.error is None:
-            self.done += 1
-            return
-        status = status_of(answer.error)
-        self.statuses.add(status)
-        if status == Status.NOT_FOUND:
-            self.gone += 1
-        else:
-            self.refused += 1
-
-    @property
-    def status(self) -> int:
-        """The exit status: that of the failures if all are of one kind, else 1."""
-        return min(self.statuses) if len(self.statuses) == 1 else int(bool(self.statuses))
-
-
-# --- which letters ---------------------------------------------------------------------------------------
-
-
-async def _each(ids: list[str]) -> AsyncIterator[str]:
-    for letter_id in ids:
-        yield letter_id
-
-
-async def _matching(where: Any, states: tuple[str, ...], queue: "DeadLetterQueue") -> AsyncIterator[str]:
-    """Yield the ids of letters that match, in one of the states if some are given."""
-    async with aclosing(queue.letters(where, whole=False)) as letters:
-        async for letter in letters:
-            if not states or letter.state.value in states:
-                yield letter.id
-
-
-async def _count(where: Any, states: tuple[str, ...], queue: "DeadLetterQueue") -> tuple[int, str]:
-    """Return how many letters match, and the queue's name."""
-    return sum([1 async for _ in _matching(where, states, queue)]), queue.config.queue
-
-
-# --- doing -----------------------------------------------------------------------------------------------
-
-
-async def _act_on(ids: AsyncIterator[str], verb: Verb, told: Callable[[Answer], None], bar: Bar) -> Tally:
-    """Call the verb for every id, a few at a time; `told` hears each answer as it comes.
-
-    A letter that is gone or in another state is an answer. Any other error ends the work; what was done until
-    then is said on stderr.
-    """
-    import anyio
-
-    tally = Tally()
-    send, receive = anyio.create_memory_object_stream[str]()
-
-    async def feed() -> None:
-        async with send:
-            async for letter_id in ids:
-                await send.send(letter_id)
-
-    async def work() -> None:
-        async for letter_id in receive:
-            answer = await _one(verb, letter_id)
-            tally.count(answer)
-            told(answer)
-            bar.advance()
-
-    try:
-        async with receive, anyio.create_task_group() as group:
-            group.start_soon(feed)
-            for _ in range(AT_A_TIME):
-                group.start_soon(work)
-    except BaseException:
-        note(f"{tally.done} letters were done before this; to repeat the command is safe")
-        raise
-    return tally
-
-
-def _heard(answer: Answer) -> None:
-    """Pass over an answer: only the tally is printed."""
-
-
-async def _one(verb: Verb, letter_id: str) -> Answer:
-    from uno.event_bus.dead_letter.errors import LetterNotFound, LetterStateConflict
-
-    try:
-        await verb(letter_id)
-    except (LetterNotFound, LetterStateConflict) as error:
-        return Answer(letter_id, error)
-    return Answer(letter_id)
+def _record(letter_id: str, error: Exception | None, outcome: str) -> dict[str, Any]:
+    """Return an answer for programs; without an error it is the outcome."""
+    if error is None:
+        return {"id": letter_id, "outcome": outcome}
+    return {"id": letter_id, "outcome": getattr(error, "code", "failure"), "message": str(error)}

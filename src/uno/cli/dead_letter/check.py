@@ -1,5 +1,6 @@
 """`verify` and `health`: is every letter accounted for, is the queue fit to work?"""
 
+from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -31,13 +32,13 @@ async def verify(queue: "DeadLetterQueue", /, *, output: str | None) -> int:
       uno dead-letter verify
       uno dead-letter verify -o json | jq '.violations[]'
     """
-    with progress("verify"):
-        report = await queue.verify()
+    with progress("verify", 1, unit="") as bar:
+        report = await queue.verify(on_progress=bar.to)
     chosen = format_of(output)
     if chosen == "table":
         _print_verdict(report)
     else:
-        books = {name: getattr(report, name) for name in (*BOOKS, "orphaned")}
+        books = {name: getattr(report, name) for name in (*BOOKS, "difference", "orphaned")}
         violations = [asdict(found) for found in report.violations]
         write_record({"clean": report.clean, **books, "violations": violations}, chosen)
     return int(Status.OK if report.clean else Status.FAILURE)
@@ -52,12 +53,23 @@ def _print_verdict(report: "VerifyReport") -> None:
         fit(found, shown.width, "where")
         shown.print(found)
         print()
-    counts = {name: getattr(report, name) for name in BOOKS}
-    print(
-        "captured {captured:,} = resolved {resolved:,} + discarded {discarded:,} + expired {expired:,} "
-        "+ lost externally {lost_externally:,} + open {letters:,}".format(**counts)
+    print(_books(report))
+    kinds = Counter(violation.kind for violation in report.violations)
+    named = ", ".join(f"{count:,} {one_line(kind)}" for kind, count in sorted(kinds.items()))
+    print("clean" if report.clean else f"NOT CLEAN: {named}")
+
+
+def _books(report: "VerifyReport") -> str:
+    """Return the sum that has to come out even, and by how much it does not."""
+    ends = (
+        f"resolved {report.resolved:,} + discarded {report.discarded:,} + expired {report.expired:,} "
+        f"+ lost externally {report.lost_externally:,} + open {report.letters:,}"
     )
-    print("clean" if report.clean else f"NOT CLEAN: {len(report.violations)} violations")
+    if not report.difference:
+        return f"captured {report.captured:,} = {ends}"
+    # Letters of strangers are no violation: they count as captured when the intake comes to them.
+    missing = "gone without an end" if report.difference > 0 else "not taken in yet"
+    return f"captured {report.captured:,} ≠ {ends}: {abs(report.difference):,} {missing}"
 
 
 @click.command("health", cls=Command)

@@ -32,7 +32,7 @@ def dead_letter() -> None:
     variable. What they print on a terminal is for people; anywhere else it is JSON (choose with -o).
 
     Exit status:
-      0 ok                       3 no such letter
+      0 ok                       3 no such letter, or queue
       1 failure                  4 refused, or in conflict
       2 usage or settings        5 Redis cannot be reached
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -34,7 +35,7 @@ BAD_LINES_SHOWN: Final = 20
 )
 @click.option("--strict", is_flag=True, help="Stop at the first bad line.")
 @output_option
-@with_queue
+@partial(with_queue, make=True)
 async def import_(
     queue: "DeadLetterQueue", /, *, file: Path, delay: float | None, strict: bool, output: str | None
 ) -> int:

@@ -136,23 +136,27 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def progress(what: str, total: float | None = None, *, unit: str = "letters") -> Generator["Bar"]:
-    """Show a bar on stderr while the block runs; nothing at all when stderr is no terminal."""
-    shown = console(stderr=True)
-    if not shown.is_terminal:
+def progress(what: str, total: float | None = None, *, unit: str = "letters", shown: bool = True) -> Generator["Bar"]:
+    """Show a bar on stderr while the block runs; nothing at all when stderr is no terminal.
+
+    Without a unit it shows the share alone.
+    """
+    screen = console(stderr=True)
+    if not (shown and screen.is_terminal):
         yield Bar(None)
         return
     from rich import progress as rich
 
+    counted = f"{{task.completed:.0f}} {unit}" if unit else ""
     columns = [
         rich.TextColumn("{task.description}", markup=False),
         rich.BarColumn(),
         rich.TextColumn("{task.percentage:>3.0f}%") if total else rich.SpinnerColumn(),
-        rich.DownloadColumn() if unit == "bytes" else rich.TextColumn(f"{{task.completed:.0f}} {unit}", markup=False),
+        rich.DownloadColumn() if unit == "bytes" else rich.TextColumn(counted, markup=False),
         rich.TimeElapsedColumn(),
     ]
     # What is printed on stdout must stay there: rich would send it where the bar is.
-    with rich.Progress(*columns, console=shown, transient=True, redirect_stdout=False) as running:
+    with rich.Progress(*columns, console=screen, transient=True, redirect_stdout=False) as running:
         yield Bar(running, running.add_task(what, total=total))
 
 

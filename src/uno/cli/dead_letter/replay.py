@@ -20,7 +20,6 @@ from uno.cli.dead_letter.session import closing, run_async
 from uno.cli.failures import Status
 
 if TYPE_CHECKING:
-    from uno.cli.dead_letter.output import Bar
     from uno.event_bus.dead_letter import DeadLetterQueue
     from uno.event_bus.dead_letter.replay import ReplayReport
 
@@ -71,38 +70,14 @@ def replay(
 async def _replay(
     queue: "DeadLetterQueue", settings: dict[str, Any], *, dry_run: bool, matched: int | None = None
 ) -> "ReplayReport":
-    """Replay; the bar follows the queue's totals, so it also moves for what others work off."""
-    import anyio
-
+    """Replay, or only count, with a bar."""
     async with closing(queue):
-        if dry_run:
-            return await queue.replay_events(dry_run=True, **settings)
-        with progress("replay", matched) as bar:
-            async with anyio.create_task_group() as group:
-                group.start_soon(_follow, queue, bar)
-                report = await queue.replay_events(**settings)
-                group.cancel_scope.cancel()
-        return report
+        with progress("count" if dry_run else "replay", matched) as bar:
 
+            def follow(report: "ReplayReport") -> None:
+                bar.to(report.matched if dry_run else report.success + report.failed + report.skipped)
 
-async def _follow(queue: "DeadLetterQueue", bar: "Bar") -> None:
-    import anyio
-
-    from uno.event_bus.dead_letter.errors import StoreUnavailable
-
-    def ended(totals: dict[str, int]) -> int:
-        return sum(totals[name] for name in ("resolved", "discarded", "retried", "parked"))
-
-    began = None
-    while True:
-        try:
-            now = ended((await queue.stats()).totals)
-        except StoreUnavailable:
-            pass  # the replay itself will say so
-        else:
-            began = now if began is None else began
-            bar.to(now - began)
-        await anyio.sleep(0.3)
+            return await queue.replay_events(dry_run=dry_run, on_progress=follow, **settings)
 
 
 def _print_report(report: "ReplayReport", output: str | None) -> int:

@@ -59,8 +59,7 @@ async def _work(queue: "DeadLetterQueue") -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(_heed_signals, stop)
         try:
-            await _open(queue, stop)
-            if not stop.is_set():
+            if await _open(queue, stop):
                 await _run(queue, stop)
         finally:
             with anyio.CancelScope(shield=True):
@@ -69,11 +68,9 @@ async def _work(queue: "DeadLetterQueue") -> None:
 
 
 async def _run(queue: "DeadLetterQueue", stop: "anyio.Event") -> None:
-    stats = await queue.stats()
     logger.info(
-        "started: queue %s, %d shards, %d handlers, concurrency %d, pid %d",
-        stats.queue,
-        stats.shards,
+        "started: queue %s, %d handlers, concurrency %d, pid %d",
+        queue.config.queue,
         len(queue.handlers),
         queue.config.concurrency,
         os.getpid(),
@@ -81,8 +78,11 @@ async def _run(queue: "DeadLetterQueue", stop: "anyio.Event") -> None:
     logger.info("stopped: %s", await queue.run(stop=stop))
 
 
-async def _open(queue: "DeadLetterQueue", stop: "anyio.Event") -> None:
-    """Open the queue, waiting for Redis as long as it takes: its container may start after ours."""
+async def _open(queue: "DeadLetterQueue", stop: "anyio.Event") -> bool:
+    """Open the queue, waiting for Redis as long as it takes: its container may start after ours.
+
+    Returns False when it was told to stop before.
+    """
     import anyio
 
     from uno.event_bus.dead_letter.errors import StoreUnavailable
@@ -98,10 +98,11 @@ async def _open(queue: "DeadLetterQueue", stop: "anyio.Event") -> None:
         else:
             if waiting_for:
                 logger.info("Redis is there")
-            return
+            return True
         with anyio.move_on_after(pause):
             await stop.wait()
         pause = min(pause * 2, LONGEST_PAUSE_S)
+    return False
 
 
 async def _heed_signals(stop: "anyio.Event") -> None:

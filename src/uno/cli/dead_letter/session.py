@@ -23,15 +23,18 @@ def run_async[T](function: Callable[[], Awaitable[T]]) -> T:
 
 
 def with_queue[**P](
-    command: "Callable[Concatenate[DeadLetterQueue, P], Awaitable[int | None]]",
+    command: "Callable[Concatenate[DeadLetterQueue, P], Awaitable[int | None]]", *, make: bool = False
 ) -> Callable[..., int | None]:
-    """Give a command the options of a queue, and run it with that queue, open, as its first argument."""
+    """Give a command the options of a queue, and run it with that queue, open, as its first argument.
+
+    A queue that nobody has ever used is an error unless the command may `make` it: its name is misspelt.
+    """
 
     @queue_options
     @wraps(command)
     def run(*, redis_url: str | None, queue: str | None, **options: Any) -> int | None:
         called: Callable[..., Awaitable[int | None]] = command
-        return run_async(partial(on_queue, lambda opened: called(opened, **options), redis_url, queue))
+        return run_async(partial(on_queue, lambda opened: called(opened, **options), redis_url, queue, make=make))
 
     return run
 
@@ -40,22 +43,24 @@ async def on_queue[T](
     function: "Callable[[DeadLetterQueue], Awaitable[T]]",
     redis_url: str | None = None,
     queue: str | None = None,
+    *,
+    make: bool = False,
 ) -> T:
     """Call a function with the queue that the options name, or the variables where they name nothing."""
     from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue
 
     config = DeadLetterConfig.from_env(redis_url=redis_url, queue=queue)
-    async with closing(DeadLetterQueue(config.require_redis_url(), config)) as opened:
+    async with closing(DeadLetterQueue(config.require_redis_url(), config), make=make) as opened:
         return await function(opened)
 
 
 @asynccontextmanager
-async def closing(queue: "DeadLetterQueue") -> "AsyncGenerator[DeadLetterQueue]":
+async def closing(queue: "DeadLetterQueue", *, make: bool = False) -> "AsyncGenerator[DeadLetterQueue]":
     """Open a queue, and close it at the end: also when it could not be opened, or work was cancelled."""
     import anyio
 
     try:
-        await queue.open()
+        await queue.open(make=make)
         yield queue
     finally:
         with anyio.CancelScope(shield=True):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         PayloadTooLarge,
         PermissionDenied,
         QueueFull,
+        QueueNotFound,
         StoreError,
         StoreUnavailable,
     )
@@ -55,6 +56,7 @@ _HOMES = {
         "PayloadTooLarge",
         "PermissionDenied",
         "QueueFull",
+        "QueueNotFound",
         "StoreError",
         "StoreUnavailable",
     ),
@@ -101,6 +103,7 @@ __all__ = [
     "PermissionDenied",
     "PolicyByException",
     "QueueFull",
+    "QueueNotFound",
     "QueueStats",
     "ReplayReport",
     "RetryLater",

@@ -6,9 +6,10 @@ from typing import Final
 
 from uno.event_bus.dead_letter.errors import DeadLetterError
 from uno.event_bus.dead_letter.store import browse
+from uno.event_bus.dead_letter.store.layout_record import Layout
 from uno.event_bus.dead_letter.store.node import Node
 from uno.event_bus.dead_letter.store.server import ServerFacts, read_facts
-from uno.event_bus.dead_letter.store.shard import Layout, Shard
+from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.store.store import Store
 
 __all__ = ["Finding", "examine"]

@@ -10,6 +10,7 @@
     ├── InvalidEvent           an event cannot be serialised
     ├── PartialCapture         some letters of an `add_many` were not captured
     ├── LetterNotFound         no open letter has this id
+    ├── QueueNotFound          no queue has this name
     ├── LetterStateConflict    the letter's state does not allow the verb
     ├── LeaseLost              the lease of the running attempt is another's, or over
     ├── LayoutMismatch         this process and the queue disagree on its layout
@@ -42,6 +43,7 @@ __all__ = [
     "PayloadTooLarge",
     "PermissionDenied",
     "QueueFull",
+    "QueueNotFound",
     "StoreError",
     "StoreUnavailable",
 ]
@@ -141,6 +143,16 @@ class PartialCapture(DeadLetterError):
             f"{len(self.ids)} of {len(self.ids) + len(self.errors)} events were captured; "
             f"position {position}: {self.errors[position]}"
         )
+
+
+class QueueNotFound(DeadLetterError):
+    """Raised when a queue that is only to be read, or worked off, has never been made."""
+
+    code = "queue_not_found"
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+        super().__init__(f"there is no queue {queue!r}: nothing was ever captured in it, and no worker has served it")
 
 
 class LetterNotFound(DeadLetterError):

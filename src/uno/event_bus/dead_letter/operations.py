@@ -1,19 +1,33 @@
 """Operators' verbs and reads over the whole queue: look, count, check, send back, remove."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from typing import Any, Final
 
-from uno.event_bus.dead_letter.config import require_seconds
-from uno.event_bus.dead_letter.errors import ConfigError, LetterNotFound, LetterStateConflict
+from uno.event_bus.dead_letter.bulk import (
+    Answered,
+    Bulk,
+    BulkReport,
+    OnAnswers,
+    OperatorVerb,
+    Which,
+    chosen,
+    discarding,
+    home_of_id,
+    parking,
+    retrying,
+)
+from uno.event_bus.dead_letter.errors import LetterNotFound
 from uno.event_bus.dead_letter.letter import Letter
 from uno.event_bus.dead_letter.store import browse
-from uno.event_bus.dead_letter.store.shard import Answer, Seen, Shard
+from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.store.store import Store
 from uno.event_bus.dead_letter.where import Where
 
 __all__ = ["Operations", "QueueStats", "VerifyReport", "Violation"]
+
+logger = logging.getLogger(__name__)
 
 TOTALS = (
     "captured",
@@ -31,8 +45,8 @@ TOTALS = (
 )
 """Totals of a queue since it was made; `parked` is how often, not how many are parked now."""
 
-ROUNDS = 100
-"""Looks at a letter that keeps changing, before its verb gives up; each runs the intake 500 letters further."""
+PLACES_A_CALL: Final = 500
+"""Entries and rows that one call of `verify` checks, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +102,14 @@ class VerifyReport:
     lost_externally: int
 
     @property
+    def difference(self) -> int:
+        """Captured letters that are neither here nor have come to an end, which `verify` names as ``drift``.
+
+        Below 0: letters that strangers have put into the stream, and no worker has come to yet; no violation.
+        """
+        return self.captured - (self.resolved + self.discarded + self.expired + self.lost_externally + self.letters)
+
+    @property
     def clean(self) -> bool:
         """Whether every invariant holds. Letters that strangers deleted are counted, not a violation."""
         return not self.violations
@@ -101,7 +123,7 @@ class Operations:
 
     async def _shard(self, letter_id: str) -> Shard:
         await self._store.open()
-        shard = self._store.shard_of(letter_id)
+        shard = home_of_id(self._store, letter_id)
         if shard is None:
             raise LetterNotFound(letter_id)
         return shard
@@ -136,35 +158,63 @@ class Operations:
 
         Raises `LetterNotFound`; `LetterStateConflict` when a worker has it.
         """
-        delay_ms = int(require_seconds("delay", delay) * 1000)
-        await self._operate("retry", letter_id, partial(Shard.reschedule, delay_ms=delay_ms))
+        await self._operate(retrying(delay), letter_id)
 
     async def park(self, letter_id: str, why: str) -> None:
         """Stop the retries of a letter. Raises `LetterNotFound`; `LetterStateConflict` when leased or parked."""
-        await self._operate("park", letter_id, partial(Shard.park, reason=_sound(why)))
+        await self._operate(parking(why), letter_id)
 
     async def discard(self, letter_id: str, why: str) -> None:
         """Remove a letter for good, also one that a worker has. Raises `LetterNotFound`."""
-        await self._operate("discard", letter_id, partial(Shard.discard, why=_sound(why)))
+        await self._operate(discarding(why), letter_id)
+        logger.info("letter %s is discarded: %r", letter_id, why)
 
-    async def _operate(
-        self, verb: str, letter_id: str, act: Callable[[Shard, Sequence[Seen]], Awaitable[list[Answer]]]
-    ) -> None:
-        shard = await self._shard(letter_id)
-        letter: Letter | None = None
-        for _ in range(ROUNDS):
-            letter = await self.get(letter_id)
-            [answer] = await act(shard, [Seen(letter_id, letter.state, letter.since_ms)])
-            if answer is Answer.OK:
-                return
-            if answer is Answer.GONE:
-                raise LetterNotFound(letter_id)
-            if answer is Answer.LEASED:
-                raise LetterStateConflict(letter_id, verb, "leased", _MOVES[verb])
-            if answer is Answer.CHANGED and letter.state.value not in _MOVES[verb]:
-                break
-        state = letter.state.value if letter else "changing"
-        raise LetterStateConflict(letter_id, verb, state, _MOVES[verb])
+    async def _operate(self, verb: OperatorVerb, letter_id: str) -> None:
+        await self._store.open()
+        answered: list[Answered] = []
+        await Bulk(self._store, verb, on_answers=answered.extend).on([letter_id])
+        for _, _, error in answered:
+            if error is not None:
+                raise error
+
+    async def retry_many(
+        self, which: Which, *, delay: float = 0.0, dry_run: bool = False, on_answers: OnAnswers | None = None
+    ) -> BulkReport:
+        """Send letters back to the workers, as `retry` does each: those of a list of ids, or all that a filter matches.
+
+        Letters go 500 a call, with an answer for each: `on_answers` hears them batch by batch. One that is gone, or
+        that a worker has, is an answer. Any other error ends the work where it is; to repeat the call is safe. With
+        `dry_run` the answers are those that would be given, and nothing is changed.
+        """
+        return await self._operate_on_many(retrying(delay), which, f"due after {delay:g} s", dry_run, on_answers)
+
+    async def discard_many(
+        self, which: Which, why: str, *, dry_run: bool = False, on_answers: OnAnswers | None = None
+    ) -> BulkReport:
+        """Remove letters for good, as `discard` does each; arguments and answers as of `retry_many`.
+
+        A filter without any field matches every letter of the queue.
+        """
+        return await self._operate_on_many(discarding(why), which, repr(why), dry_run, on_answers)
+
+    async def _operate_on_many(
+        self, verb: OperatorVerb, which: Which, how: str, dry_run: bool, on_answers: OnAnswers | None
+    ) -> BulkReport:
+        letters = chosen(which)
+        await self._store.open()
+        bulk = Bulk(self._store, verb, dry_run=dry_run, on_answers=on_answers)
+        if dry_run:
+            await bulk.on(letters)
+            return bulk.report
+        what = f"{verb.name} {letters if isinstance(letters, Where) else f'{len(letters)} letters by id'}"
+        logger.info("queue %s: %s begins, %s", self._store.queue, what, how)
+        outcome = "has ended early"
+        try:
+            await bulk.on(letters)
+            outcome = "has ended"
+        finally:
+            logger.info("queue %s: %s %s: %s", self._store.queue, what, outcome, bulk.report)
+        return bulk.report
 
     async def stats(self) -> QueueStats:
         """Return counts and totals: one bounded call a shard."""
@@ -196,18 +246,23 @@ class Operations:
             by_shard=rows,
         )
 
-    async def verify(self) -> VerifyReport:
-        """Check every invariant over the live queue, in bounded calls."""
+    async def verify(self, *, on_progress: Callable[[float], None] | None = None) -> VerifyReport:
+        """Check every invariant over the live queue, in bounded calls.
+
+        `on_progress` hears after each of them how much is done: an estimate, from 0 to 1.
+        """
         await self._store.open()
+        shards = list(self._store.shards)
+        places = [_places(await browse.stats(shard)) for shard in shards]
         violations: list[Violation] = []
-        for shard in self._store.shards:
-            part = await browse.verify(shard)
-            violations += [Violation(*found) for found in part.violations]
-            while part.cursor:
-                part = await browse.verify(shard, part.cursor)
+        for at, shard in enumerate(shards):
+            async for part, checked in _verify(shard):
                 violations += [Violation(*found) for found in part.violations]
-            if part.drift > 0 or part.drift < -part.waiting:
-                violations.append(Violation("drift", "", f"shard {shard.index}: {part.drift} letters"))
+                if not part.cursor and (part.drift > 0 or part.drift < -part.waiting):
+                    violations.append(Violation("drift", "", f"shard {shard.index}: {part.drift} letters"))
+                if on_progress is not None:
+                    checked = min(checked, places[at]) if part.cursor else places[at]
+                    on_progress((sum(places[:at]) + checked) / sum(places))
         stats = await self.stats()
         return VerifyReport(
             violations,
@@ -219,17 +274,17 @@ class Operations:
         )
 
 
-def _sound(why: str) -> str:
-    try:
-        why.encode()
-    except UnicodeEncodeError:
-        raise ConfigError("why has lone surrogates: allowed is a text that can be written as UTF-8") from None
-    return why
+async def _verify(shard: Shard) -> AsyncGenerator[tuple[browse.Verified, int]]:
+    """Yield the parts of a shard's check, each with the number of places that have been checked by then."""
+    cursor, checked = b"", 0
+    while cursor or not checked:
+        part = await browse.verify(shard, cursor)
+        cursor, checked = part.cursor, checked + PLACES_A_CALL
+        yield part, checked
 
 
-_MOVES = {
-    "retry": ("waiting", "scheduled", "suspect", "held", "parked"),
-    "park": ("waiting", "scheduled", "suspect", "held"),
-    "discard": ("waiting", "leased", "scheduled", "suspect", "held", "parked"),
-}
-"""States that a verb takes letters from."""
+def _places(row: Mapping[str, int | str]) -> int:
+    """Return about how many entries and rows of a shard there are to check."""
+    rows = sum(int(row[name]) for name in ("scheduled", "suspect", "held", "parked"))
+    # Each row has an entry, and most have a state and a history, too.
+    return 4 * rows + 2 * int(row["leased"]) + 1

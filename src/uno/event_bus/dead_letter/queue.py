@@ -11,9 +11,10 @@ from typing import Any, Self
 import anyio
 import anyio.to_thread
 
+from uno.event_bus.dead_letter.bulk import BulkReport, OnAnswers, Which
 from uno.event_bus.dead_letter.capture import ARGUMENTS, Capturer, check_metadata
 from uno.event_bus.dead_letter.codec import type_name
-from uno.event_bus.dead_letter.config import DeadLetterConfig, require_whole
+from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.doctor import Finding, examine
 from uno.event_bus.dead_letter.errors import ConfigError
 from uno.event_bus.dead_letter.handlers import Handler, Handlers
@@ -21,6 +22,7 @@ from uno.event_bus.dead_letter.letter import Letter
 from uno.event_bus.dead_letter.operations import Operations, QueueStats, VerifyReport
 from uno.event_bus.dead_letter.replay import Replay, ReplayReport
 from uno.event_bus.dead_letter.retry import PolicyLike, RetryPolicy, as_policy, from_config
+from uno.event_bus.dead_letter.rules import require_whole
 from uno.event_bus.dead_letter.store.connect import Client, seeds_of
 from uno.event_bus.dead_letter.store.embedded import EmbeddedServer
 from uno.event_bus.dead_letter.store.store import Store
@@ -85,12 +87,13 @@ class DeadLetterQueue:
 
     # -- life ----------------------------------------------------------------------------------------
 
-    async def open(self) -> None:
+    async def open(self, *, make: bool = True) -> None:
         """Connect, check the server and read the queue's layout; any other call does so by itself.
 
-        Raises `StoreUnavailable`, `LayoutMismatch`, and `ConfigError` for a server that is not fit.
+        Without `make`, a queue that nobody has ever used is not made. Raises `QueueNotFound` then,
+        `StoreUnavailable`, `LayoutMismatch`, and `ConfigError` for a server that is not fit.
         """
-        await self._store()
+        await self._store(make=make)
 
     async def aclose(self) -> None:
         """Close the connections; an embedded server that nobody else uses ends. The queue can be used again."""
@@ -115,7 +118,7 @@ class DeadLetterQueue:
         with anyio.CancelScope(shield=True):
             await self.aclose()
 
-    async def _store(self) -> Store:
+    async def _store(self, *, make: bool = True) -> Store:
         """Return the store, open. Connections belong to an event loop: another loop gets its own."""
         loop = asyncio.get_running_loop()
         if loop not in self._stores:
@@ -125,7 +128,7 @@ class DeadLetterQueue:
             if loop not in self._stores:
                 self._stores[loop] = Store(seeds_of(source), self._config, client_name=f"uno-dlq-{self._config.queue}")
         store = self._stores[loop]
-        await store.open()
+        await store.open(make=make)
         return store
 
     # -- capture -------------------------------------------------------------------------------------
@@ -393,6 +396,7 @@ class DeadLetterQueue:
         max_concurrent: int | None = None,
         where: Where | Mapping[str, Any] | None = None,
         dry_run: bool = False,
+        on_progress: Callable[[ReplayReport], None] | None = None,
     ) -> ReplayReport:
         """Run letters now, in this process: every waiting and scheduled one, due or not.
 
@@ -401,6 +405,7 @@ class DeadLetterQueue:
             max_concurrent: Handlers at a time; None: ``concurrency``.
             where: Which letters; parked ones only if it says so (``{"state": "parked"}``).
             dry_run: Count them, and run none.
+            on_progress: Called five times a second, and at the end, with what was done so far.
 
         Returns a report that unpacks as ``success, failed``. Letters that fail follow their policy. Suspects and
         held letters are left alone.
@@ -410,7 +415,8 @@ class DeadLetterQueue:
             max_concurrent = self._config.concurrency
         max_concurrent = require_whole("max_concurrent", max_concurrent, "handlers", 1, 10_000)
         session = await self._session(replace(self._config, batch_size=batch_size, concurrency=max_concurrent))
-        return await Replay(session, Where.of(where), batch_size=batch_size, dry_run=dry_run).run()
+        replay = Replay(session, Where.of(where), batch_size=batch_size, dry_run=dry_run, on_progress=on_progress)
+        return await replay.run()
 
     async def _session(self, config: DeadLetterConfig | None = None) -> Session:
         return Session(
@@ -458,13 +464,46 @@ class DeadLetterQueue:
         """Remove a letter for good, also one that a worker has. Raises `LetterNotFound`."""
         await (await self._operations()).discard(letter_id, why)
 
+    async def retry_many(
+        self, which: Which, *, delay: float = 0.0, dry_run: bool = False, on_answers: OnAnswers | None = None
+    ) -> BulkReport:
+        """Send letters back to the workers, as `retry` does each: those of a list of ids, or all that a filter matches.
+
+        Letters go 500 a call; `on_answers` hears what became of each, batch by batch. One that is gone, or that a
+        worker has, is an answer, no error. Any other error ends the work where it is; to repeat the call is safe.
+        With `dry_run` the answers are those that would be given, and nothing is changed.
+        """
+        operations = await self._operations()
+        return await operations.retry_many(which, delay=delay, dry_run=dry_run, on_answers=on_answers)
+
+    async def discard_many(
+        self, which: Which, why: str, *, dry_run: bool = False, on_answers: OnAnswers | None = None
+    ) -> BulkReport:
+        """Remove letters for good, as `discard` does each; arguments and answers as of `retry_many`.
+
+        A filter without any field (``{}``) matches every letter of the queue.
+        """
+        return await (await self._operations()).discard_many(which, why, dry_run=dry_run, on_answers=on_answers)
+
     async def stats(self) -> QueueStats:
         """Return counts and totals: one bounded call a shard."""
         return await (await self._operations()).stats()
 
-    async def verify(self) -> VerifyReport:
-        """Check every invariant over the live queue, in bounded calls."""
-        return await (await self._operations()).verify()
+    async def reshard(self, shards: int) -> int:
+        """Give a live queue more shards, while producers and workers go on; return how many it has then.
+
+        Nobody is restarted, no key is renamed and no letter moved; a repeat is safe. Raises `ConfigError` for what is
+        no power of two above the present count, `StoreUnavailable` when a node is away: then repeat it soon, because
+        shards that have heard of it wait for its end.
+        """
+        return (await (await self._store()).grow(shards)).shards
+
+    async def verify(self, *, on_progress: Callable[[float], None] | None = None) -> VerifyReport:
+        """Check every invariant over the live queue, in bounded calls.
+
+        `on_progress` hears after each of them how much is done: an estimate, from 0 to 1.
+        """
+        return await (await self._operations()).verify(on_progress=on_progress)
 
     async def health(self) -> list[Finding]:
         """Look at server, memory, layout and every shard; the queue is fit for work when every finding is ok."""

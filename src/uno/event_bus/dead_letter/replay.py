@@ -4,15 +4,14 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from time import monotonic
 
 import anyio
 
 from uno.event_bus.dead_letter.errors import StoreUnavailable
 from uno.event_bus.dead_letter.letter import Letter, LetterState
-from uno.event_bus.dead_letter.store import browse
 from uno.event_bus.dead_letter.store.shard import LARGEST_BATCH, Shard, Taken
+from uno.event_bus.dead_letter.walk import Walk, position
 from uno.event_bus.dead_letter.where import Where
 from uno.event_bus.dead_letter.worker.crew import Crew, shielded
 from uno.event_bus.dead_letter.worker.holdings import Before, Held
@@ -27,6 +26,8 @@ REPLAYED_STATES = ("waiting", "scheduled")
 
 SHORTEST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
+
+TELL_EVERY_S = 0.2
 
 
 @dataclass(slots=True)
@@ -53,12 +54,21 @@ class ReplayReport:
 class Replay:
     """One replay. Letters are leased like any worker's, so running workers and other replays do no harm."""
 
-    def __init__(self, session: Session, where: Where, *, batch_size: int, dry_run: bool) -> None:
+    def __init__(
+        self,
+        session: Session,
+        where: Where,
+        *,
+        batch_size: int,
+        dry_run: bool,
+        on_progress: Callable[[ReplayReport], None] | None = None,
+    ) -> None:
         self._session = session
-        self._conditions = (where if where.state else replace(where, state=REPLAYED_STATES)).conditions()
+        self._where = where if where.state else replace(where, state=REPLAYED_STATES)
         self._batch_size = min(batch_size, LARGEST_BATCH)
         self._crew = Crew(session)
         self._report = ReplayReport(dry_run=dry_run)
+        self._on_progress = on_progress or (lambda report: None)
 
     async def run(self) -> ReplayReport:
         """Run every letter that matches and was captured before now, once; with `dry_run` only count them.
@@ -70,13 +80,31 @@ class Replay:
         if report.dry_run:
             async for _, letters in self._pages():
                 report.matched += len(letters)
+                self._tell()
             return report
         await shielded(self._serve, self._stop_now)
-        done = self._session.report
-        report.success = done.resolved + done.discarded
-        report.failed = done.retried + done.parked
+        self._count()
         report.skipped = report.matched - report.success - report.failed
+        self._tell()
         return report
+
+    def _count(self) -> None:
+        done = self._session.report
+        self._report.success = done.resolved + done.discarded
+        self._report.failed = done.retried + done.parked
+
+    async def _keep_telling(self) -> None:
+        while True:
+            self._count()
+            self._tell()
+            await anyio.sleep(TELL_EVERY_S)
+
+    def _tell(self) -> None:
+        """Let the caller know how far it is; what it raises is logged, because letters are in hand."""
+        try:
+            self._on_progress(self._report)
+        except Exception:
+            logger.exception("on_progress failed; the replay goes on")
 
     def _stop_now(self) -> None:
         self._crew.grace_s = 0.0
@@ -84,7 +112,8 @@ class Replay:
 
     async def _serve(self) -> None:
         holdings = self._session.holdings
-        async with self._crew.at_work():
+        async with self._crew.at_work() as roles:
+            roles.start_soon(self._keep_telling)
             async for shard, letters in self._pages():
                 self._report.matched += len(letters)
                 # What nobody here handles stays where it is: a `take` would change its state for nothing.
@@ -98,12 +127,10 @@ class Replay:
     async def _pages(self) -> AsyncGenerator[tuple[Shard, list[Letter]]]:
         """Yield letters that match, page by page; none that was captured after its shard's first page."""
         for shard in self._session.store.shards:
-            cursor, began_ms = b"-", None
-            while cursor:
-                scan = partial(browse.scan, shard, cursor, most=self._batch_size, whole=False, where=self._conditions)
-                page = await self._insist(shard, scan)
+            walk, began_ms = Walk(shard, self._where, most=self._batch_size), None
+            while (page := await self._insist(shard, walk.next)) is not None:
                 self._session.clock.heard(page.now_ms)
-                cursor, began_ms = page.cursor, began_ms or page.now_ms
+                began_ms = began_ms or page.now_ms
                 letters = [letter for letter in page.letters if letter.captured_at_ms <= began_ms]
                 if letters:
                     yield shard, letters
@@ -123,10 +150,10 @@ class Replay:
                 return
             named, ids = ids[:places], ids[places:]
             taken = await self._take(shard, named, places, letters)
-            came, mark = {letter.id for letter in taken.letters}, _position(taken.mark.decode())
+            came, mark = {letter.id for letter in taken.letters}, position(taken.mark.decode())
             if came or mark > reached:
                 missing = [id for id in named if id not in came]
-                ids = [id for id in missing if taken.more or _position(shard.stream_id(id)) > mark] + ids
+                ids = [id for id in missing if taken.more or position(shard.stream_id(id)) > mark] + ids
             reached = mark
 
     async def _take(self, shard: Shard, named: list[str], places: int, scanned: Mapping[str, Letter]) -> Taken:
@@ -182,11 +209,6 @@ class Replay:
                 logger.warning("shard %s: the replay waits: %s", shard.tag, error)
             await anyio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_S)
-
-
-def _position(stream_id: str) -> tuple[int, int]:
-    ms, _, seq = stream_id.partition("-")
-    return int(ms), int(seq or 0)
 
 
 def _before(scanned: Letter, taken: Letter | None = None) -> Before | None:

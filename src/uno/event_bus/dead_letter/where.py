@@ -1,6 +1,6 @@
 """Which letters an operator means: a filter over fields."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any
@@ -17,7 +17,8 @@ type Values = str | Sequence[str] | None
 class Where:
     """Letters whose fields have one of the given values; different fields must all match, None matches any.
 
-    Raises `ConfigError` when `state` has a value that is no `LetterState`, and for a field without any value.
+    Raises `ConfigError` when `state` has a value that is no `LetterState`, and for a field without any value or with
+    one that is no text.
     """
 
     state: Values = None
@@ -29,6 +30,8 @@ class Where:
     event_id: Values = None
 
     def __post_init__(self) -> None:
+        for limited in fields(self):
+            _check(limited.name, getattr(self, limited.name))
         known = [state.value for state in LetterState]
         for name, values in self.conditions().items():
             if not values:
@@ -36,6 +39,10 @@ class Where:
         for state in self.conditions().get("state", ()):
             if state not in known:
                 raise ConfigError(f"where: state is {state!r}; allowed are {', '.join(known)}")
+
+    def __str__(self) -> str:
+        named = [f"{name} {' or '.join(map(repr, values))}" for name, values in self.conditions().items()]
+        return f"letters with {' and '.join(named)}" if named else "every letter"
 
     @classmethod
     def of(cls, value: "Where | Mapping[str, Any] | None") -> "Where":
@@ -45,6 +52,8 @@ class Where:
         """
         if isinstance(value, Where):
             return value
+        if value is not None and not isinstance(value, Mapping):
+            raise ConfigError(f"where is {value!r}; allowed are a mapping of fields, and Where")
         wanted = dict(value or {})
         names = [known.name for known in fields(cls)]
         for name in wanted:
@@ -62,3 +71,11 @@ class Where:
             if value is not None:
                 found[limited.name] = (str(value),) if isinstance(value, str) else tuple(map(str, value))
         return found
+
+
+def _check(name: str, values: Any) -> None:
+    """Refuse what is neither a text nor a collection of texts; one that can be read only once would match any."""
+    if values is None or isinstance(values, str):
+        return
+    if not isinstance(values, Collection) or isinstance(values, bytes) or not all(isinstance(v, str) for v in values):
+        raise ConfigError(f"where: {name} is {values!r}; allowed are a text, and a list of texts")

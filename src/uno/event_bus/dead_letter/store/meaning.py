@@ -76,7 +76,7 @@ def classify(error: BaseException) -> Meaning:
         return Meaning.FULL
     if isinstance(error, BusyLoadingError) or code in _DEGRADED_CODES:
         return Meaning.DEGRADED
-    if code in ("UPGRADE", "LAYOUT"):
+    if code in ("UPGRADE", "LAYOUT", "GROWING"):
         return Meaning.REFUSED
     if isinstance(error, ResponseError):
         return _meaning_of_text(str(error))

@@ -4,7 +4,7 @@ A letter's id is ``<shard>-<ms>-<seq>``; below this module only the stream id, i
 Times go down as durations and come up in ms of the server's clock.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from time import monotonic
@@ -14,6 +14,7 @@ from uno.event_bus.dead_letter.errors import LayoutMismatch, NotReplicated
 from uno.event_bus.dead_letter.letter import Counters, Lease, Letter, LetterState, NewLetter, Verb
 from uno.event_bus.dead_letter.store.durability import Durability
 from uno.event_bus.dead_letter.store.layout import shard_key, shard_tag, slot_of
+from uno.event_bus.dead_letter.store.layout_record import Layout
 from uno.event_bus.dead_letter.store.node import LONGEST_BLOCK_S, Lane, Word
 from uno.event_bus.dead_letter.store.route import Refused, Route
 from uno.event_bus.dead_letter.store.scripts import PROTOCOL, script
@@ -22,7 +23,7 @@ from uno.event_bus.dead_letter.store.topology import Topology
 __all__ = [
     "Answer",
     "Extended",
-    "Layout",
+    "LayoutChanged",
     "Outcome",
     "Reclaimed",
     "Repaired",
@@ -87,15 +88,12 @@ class Seen(NamedTuple):
     since_ms: int
 
 
-@dataclass(slots=True)
-class Layout:
-    """The queue's layout record."""
+class LayoutChanged(Exception):
+    """The queue has grown: letters have other homes. Nothing was captured; never leaves the store."""
 
-    format: int
-    shards: int
-    home_shards: int
-    lease_ms: int
-    epoch: int
+
+type Follow = Callable[[], Callable[[int], Awaitable[None]] | None]
+"""Gives what brings the layout of this process to an epoch that a shard has told; None when its store is gone."""
 
 
 @dataclass(slots=True)
@@ -197,13 +195,21 @@ class Shard:
     """
 
     def __init__(
-        self, queue: str, index: int, topology: Topology, layout: Layout, *, now_us: int | None = None
+        self,
+        queue: str,
+        index: int,
+        topology: Topology,
+        layout: Layout,
+        *,
+        follow: Follow | None = None,
+        now_us: int | None = None,
     ) -> None:
         self.queue = queue
         self.index = index
         self.tag = shard_tag(queue, index)
         self.route = Route(topology, slot_of(self.tag), queue)
         self.layout = layout
+        self._follow = follow
         self.now_us = now_us
         """Time passed to the scripts, for tests; None: the server's."""
         self._prefix = f"{index}-"
@@ -238,25 +244,31 @@ class Shard:
     ) -> Any:
         """Run a script on this shard with protocol, epoch and time before its arguments."""
         verb = script(name)
-        common: tuple[Word, ...] = (PROTOCOL, self.layout.epoch, "" if self.now_us is None else self.now_us)
-        try:
-            return await self.route.call(
-                verb,
-                [self.key(key) for key in verb.keys],
-                (*common, *args),
-                lane=lane,
-                repeat=repeat,
-                patience_s=patience_s,
-                confirm=confirm,
-            )
-        except Refused as refused:
-            if refused.code == "UPGRADE":
-                raise LayoutMismatch(
-                    self.queue, "script protocol", PROTOCOL, refused.known, "upgrade this process"
-                ) from None
+        keys = [self.key(key) for key in verb.keys]
+        words = tuple(args)
+        while True:
+            common: tuple[Word, ...] = (PROTOCOL, self.layout.epoch, "" if self.now_us is None else self.now_us)
+            try:
+                return await self.route.call(
+                    verb, keys, common + words, lane=lane, repeat=repeat, patience_s=patience_s, confirm=confirm
+                )
+            except Refused as refused:
+                await self._refused(refused)
+            if name == "add":
+                raise LayoutChanged
+
+    async def _refused(self, refused: Refused) -> None:
+        """Follow a growth that this process has not heard of; raise when it cannot."""
+        if refused.code == "UPGRADE":
+            raise LayoutMismatch(
+                self.queue, "script protocol", PROTOCOL, refused.known, "upgrade this process"
+            ) from None
+        follow = self._follow and self._follow()
+        if follow is None:
             raise LayoutMismatch(
                 self.queue, "layout epoch", self.layout.epoch, refused.known, "restart this process"
             ) from None
+        await follow(refused.known)
 
     async def add(
         self,
@@ -293,6 +305,15 @@ class Shard:
 
     def _ids(self, reply: Sequence[bytes]) -> list[str | None]:
         return [None if id == b"FULL" else self.letter_id(id) for id in reply]
+
+    async def recall(self, keys: Sequence[str], *, window_ms: int) -> list[str | None]:
+        """Return the ids of the letters that capture keys were captured as here within the window."""
+        return [self.letter_id(id) if id else None for id in await self.call("recall", [window_ms, *keys])]
+
+    async def adopt(self, epoch: int) -> None:
+        """Have the shard refuse callers of an earlier layout epoch from now on. Safe to repeat."""
+        verb = script("adopt")
+        await self.route.call(verb, [self.key(key) for key in verb.keys], (PROTOCOL, epoch, ""), lane="heartbeats")
 
     async def take(self, consumer: str, count: int, *, alone: bool = False, ids: Sequence[str] = ()) -> Taken:
         """Lease at most `count` letters: due and new ones, or those named (scheduled or parked, due or not).
