@@ -41,7 +41,7 @@ def test_a_worker_works_and_stops_in_order_at_sigterm(cli: Cli, shop: Path) -> N
     cli.seed(("good", {}), ("good", {}), ("bad", {}), delay=0)
     process = cli.spawn("worker", "--app", "shop:queue", cwd=shop)
     started = wait_for_line(process, "started")
-    assert "queue default, 2 shards, 2 handlers" in started and f"pid {process.pid}" in started
+    assert "queue default, 2 handlers" in started and f"pid {process.pid}" in started
     cli.do(_until_open(1))
     process.send_signal(signal.SIGTERM)
     out, errors = process.communicate(timeout=20)
@@ -50,11 +50,10 @@ def test_a_worker_works_and_stops_in_order_at_sigterm(cli: Cli, shop: Path) -> N
     assert cli("verify").status == 0
 
 
-@pytest.mark.parametrize("verb", ["layout", "stats"])
-def test_a_worker_waits_for_redis_also_when_it_goes_away_during_the_start(cli: Cli, shop: Path, verb: str) -> None:
+def test_a_worker_waits_for_redis_also_when_it_goes_away_during_the_start(cli: Cli, shop: Path) -> None:
     cli.seed(("good", {}), delay=0)
     with Proxy(cli.url) as proxy:
-        proxy.silence(verb)
+        proxy.silence("layout")
         process = cli.spawn(
             "worker", "--app", "shop:queue", cwd=shop, DLQ_REDIS_URL=proxy.url, DLQ_OPERATION_TIMEOUT="0.2"
         )
@@ -94,7 +93,7 @@ def test_a_worker_waits_for_a_redis_that_comes_later(shop: Path, server: Server)
         process = Cli(late.url).spawn("worker", "--app", "shop:queue", cwd=shop, DLQ_OPERATION_TIMEOUT="0.2")
         assert "waiting for Redis" in wait_for_line(process, "waiting")
         late.start()
-        assert "2 shards" in wait_for_line(process, "started")
+        wait_for_line(process, "started")
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=20)
         assert process.returncode == 0

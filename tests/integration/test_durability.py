@@ -1,4 +1,4 @@
-"""durability: a capture is acknowledged when as many replicas or disks have it as were asked for, else NotReplicated."""
+"""durability: a capture is acknowledged when enough replicas or disks have it, else it is NotReplicated."""
 
 import signal
 from collections.abc import Iterator

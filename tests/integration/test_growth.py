@@ -9,7 +9,7 @@ from tests.integration.conftest import Queues
 from tests.support.load import finish, under_load
 from tests.support.servers import Server
 from tests.support.waiting import eventually
-from uno.event_bus.dead_letter import ConfigError, DeadLetterQueue, LayoutMismatch
+from uno.event_bus.dead_letter import ConfigError, DeadLetterConfig, DeadLetterQueue, LayoutMismatch
 from uno.event_bus.dead_letter.store.layout import queue_key, shard_key
 
 
@@ -100,4 +100,5 @@ async def test_the_next_deploy_with_the_old_count_starts(queues: Queues) -> None
         assert await shards_of(queues(shards=shards)) == 8
     for shards in (1, 16):
         with pytest.raises(LayoutMismatch, match="shards"):
-            await DeadLetterQueue(queues.server.url, queues(shards=shards).config).open()
+            async with DeadLetterQueue(queues.server.url, DeadLetterConfig(shards=shards)):
+                pass

@@ -4,7 +4,7 @@ import itertools
 import logging
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
@@ -225,15 +225,48 @@ async def test_a_network_of_delays_and_resets_loses_nothing(queues: Queues, serv
         await load.worker.aclose()
 
 
-async def test_a_server_without_memory_goes_on_draining(queues: Queues, server: Server) -> None:
+async def test_an_outage_is_said_once_and_not_by_every_role_for_ever(
+    queues: Queues, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Four shards, five roles each, 2.5 s without an answer: a line a cause, and one when it is over."""
+    caplog.set_level(logging.INFO)
+    with Proxy(server.url) as proxy:
+        async with under_load(queues, proxy.url, shards=4, operation_timeout=0.2) as load:
+            caplog.clear()
+            proxy.refusing = True
+            proxy.reset_all()
+            await anyio.sleep(2.5)
+            proxy.heal()
+            await finish(load)
+            await eventually(lambda: any(line.startswith("over after") for line in caplog.messages))
+        await load.worker.aclose()
+    about = ("refused", "reset", "lost. at", "unavailable", "proxy.sock")
+    said = [line for line in caplog.messages if any(word in line for word in about)]
+    failures = [line for line in said if not line.startswith("over after")]
+    assert 1 <= len(failures) <= 5, said  # how the connections break: on read, on write, on connect
+    assert 1 <= len(said) - len(failures) <= 3, said
+
+
+@pytest.fixture
+def limited(server: Server) -> Iterator[Server]:
+    """A server whose memory a test limits; without `allow-oom` a full one may refuse the verbs that drain, too."""
+    if server.version < (7, 0):
+        pytest.skip("Redis 6.2 refuses some of this on a full server")
+    try:
+        yield server
+    finally:
+        server.client.config_set("maxmemory", 0)
+
+
+async def test_a_server_without_memory_goes_on_draining(queues: Queues, limited: Server) -> None:
     """The producer hears `QueueFull`; workers settle what there is, retries and parking included."""
     async with under_load(queues) as load:
         failing = load.worker.add_handler(_fail, "failing", retry=[0.01, 0.01])
         await load.producer.add_many(list(range(20)), type="failing", delay=0)
-        server.client.config_set("maxmemory", "1mb")
+        limited.client.config_set("maxmemory", "1mb")
         await eventually(lambda: any(isinstance(error, QueueFull) for error in load.errors))
         await eventually(lambda: _parked(load.producer, 20))
-        server.client.config_set("maxmemory", "0")
+        limited.client.config_set("maxmemory", 0)
         assert await load.resumed() < RESUMES_S
         load.end()
         await eventually(lambda: _open(load.producer, 20))

@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from tests.integration.conftest import Queues
+from tests.support.holding import Records
 from tests.support.loops import BOTH_LOOPS
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
@@ -192,7 +193,7 @@ async def test_process_of_an_empty_queue_returns_at_once(queues: Queues) -> None
     started = monotonic()
     report = await queue.process()
     assert monotonic() - started < 1
-    assert str(report) == "resolved 0, retried 0, parked 0, released 0, discarded 0, stale 0"
+    assert str(report) == "resolved 0, retried 0, parked 0, released 0, discarded 0, stale 0, unknown 0"
 
 
 async def test_process_can_be_cancelled_and_gives_back_what_it_holds(queues: Queues) -> None:
@@ -345,7 +346,7 @@ async def test_an_error_of_a_handler_that_is_being_cancelled_is_no_resolution(qu
 async def test_a_suspect_on_its_way_is_not_forgotten_by_a_stop(queues: Queues, server: Server) -> None:
     """The stop comes while the reply of its `take` is under way: the letter is given back, not left to its lease."""
     with Proxy(server.url) as proxy:
-        queue, onlooker = queues(proxy.url, shards=1, lease_seconds=1), queues(shards=1)
+        queue, onlooker = queues(proxy.url, shards=1, lease_seconds=2), queues(shards=1)
         queue.add_handler(lambda event: None)
         id = await queue.add({}, delay=0)
         shard = (await queue._store()).shards[0]
@@ -475,6 +476,30 @@ async def test_a_take_whose_reply_is_lost_is_released(queues: Queues, server: Se
             await eventually(lambda: done, within_s=5)
         totals = (await queue.stats()).totals
         assert (totals["crashed"], totals["resolved"]) == (0, 1)
+        await queue.aclose()
+
+
+async def test_a_settle_that_is_not_answered_for_long_is_not_called_stale(
+    queues: Queues, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No reply comes through for longer than a call lasts: its repeat is refused, and nobody knows by whose doing."""
+    records = Records()
+    with Proxy(server.url) as proxy:
+        queue = queues(proxy.url, shards=1, operation_timeout=0.3, recorder=records)
+        ran: list[Any] = []
+        queue.add_handler(ran.append)
+        async with running(queue) as worker:
+            proxy.lose_replies("settle", 1000)
+            await queue.add({}, delay=0)
+            await eventually(lambda: records.of.get("store_failed"))
+            proxy.heal()
+            await eventually(lambda: records.of.get("unknown_settles"))
+        assert worker.report is not None
+        assert (worker.report.resolved, worker.report.stale, worker.report.unknown) == (0, 0, 1)
+        assert caplog.text.count("1 outcomes were settled or lost, not known which") == 1
+        assert "came after their leases" not in caplog.text
+        totals = (await queue.stats()).totals
+        assert (len(ran), totals["resolved"], totals["crashed"]) == (1, 1, 0)
         await queue.aclose()
 
 

@@ -2,7 +2,7 @@
 
 import inspect
 import itertools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +17,10 @@ from uno.event_bus.dead_letter.letter import Letter
 from uno.event_bus.dead_letter.retry import PolicyLike, RetryPolicy, as_policy
 from uno.event_bus.dead_letter.rules import require_seconds, require_whole
 
-__all__ = ["Handler", "HandlerTimeout", "Handlers"]
+__all__ = ["Handler", "HandlerTimeout", "Handlers", "InThread", "caught", "in_thread"]
+
+type InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
+"""Calls a function in a thread, and returns or raises what it does."""
 
 
 class HandlerTimeout(TimeoutError):
@@ -59,30 +62,39 @@ class Handler:
                 pass
         return decode(letter.payload, letter.content_type, self.target, event_type=letter.type)
 
-    async def run(self, event: Any, letter: Letter | None) -> None:
-        """Call the handler; raises what it raises, and `HandlerTimeout`. Its `concurrency` is the worker's to keep."""
+    async def run(self, event: Any, letter: Letter | None, thread: InThread | None = None) -> None:
+        """Call the handler; raises what it raises, and `HandlerTimeout`. Its `concurrency` is the worker's to keep.
+
+        A plain function is called by `thread`; None: in a thread of anyio's, as many as its limiter allows.
+        """
         if self.timeout_s is None:
-            await self._call(event, letter)
+            await self._call(event, letter, thread or in_thread)
             return
         with anyio.move_on_after(self.timeout_s) as scope:
-            await self._call(event, letter)
+            await self._call(event, letter, thread or in_thread)
         if scope.cancelled_caught:
             raise HandlerTimeout(f"the handler ran longer than its timeout of {self.timeout_s:g} s")
 
-    async def _call(self, event: Any, letter: Letter | None) -> None:
+    async def _call(self, event: Any, letter: Letter | None, thread: InThread) -> None:
         call = partial(self.fn, event, letter=letter) if self.wants_letter else partial(self.fn, event)
         if self.is_async:
             await call()
             return
         # A thread cannot be stopped: one that runs past its timeout or lease goes on, and settles nothing.
-        result, error = await anyio.to_thread.run_sync(_caught, call, abandon_on_cancel=True)
-        if error is not None:
-            raise error
+        result = await thread(call)
         if inspect.isawaitable(result):
             await result
 
 
-def _caught(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+async def in_thread(call: Callable[[], Any]) -> Any:
+    """Call a function in a thread of anyio's; a cancellation does not wait for it."""
+    result, error = await anyio.to_thread.run_sync(caught, call, abandon_on_cancel=True)
+    if error is not None:
+        raise error
+    return result
+
+
+def caught(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
     """Return a call's result and its error: some (GeneratorExit) would do harm on their way through a future."""
     try:
         return call(), None
@@ -127,6 +139,8 @@ class Handlers:
         self._by_key: dict[tuple[str | None, str | None], Handler] = {}
         self._found: dict[tuple[bytes | None, bytes | None], Handler | None] = {}
         self._numbers = itertools.count(1)
+        self.left: set[object] = set()
+        """Calls of plain functions that have outlived their timeout, lease or worker and run on in their threads."""
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -134,6 +148,11 @@ class Handlers:
     def all(self) -> list[Handler]:
         """Return the handlers in the order of their registration."""
         return list(self._by_key.values())
+
+    @property
+    def all_need_threads(self) -> bool:
+        """Whether there are handlers, and none of them is async."""
+        return bool(self._by_key) and not any(handler.is_async for handler in self._by_key.values())
 
     def add(
         self,

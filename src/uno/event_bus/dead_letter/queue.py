@@ -25,6 +25,7 @@ from uno.event_bus.dead_letter.retry import PolicyLike, RetryPolicy, as_policy, 
 from uno.event_bus.dead_letter.rules import require_whole
 from uno.event_bus.dead_letter.store.connect import Client, seeds_of
 from uno.event_bus.dead_letter.store.embedded import EmbeddedServer
+from uno.event_bus.dead_letter.store.registry import WorkerInfo
 from uno.event_bus.dead_letter.store.store import Store
 from uno.event_bus.dead_letter.telemetry.recorder import NO_RECORDER, Recorder
 from uno.event_bus.dead_letter.where import Where
@@ -488,6 +489,10 @@ class DeadLetterQueue:
     async def stats(self) -> QueueStats:
         """Return counts and totals: one bounded call a shard."""
         return await (await self._operations()).stats()
+
+    async def workers(self) -> list[WorkerInfo]:
+        """Return what the workers that live tell of themselves: shards, letters held, host, process, concurrency."""
+        return await (await self._store()).registry.roster()
 
     async def reshard(self, shards: int) -> int:
         """Give a live queue more shards, while producers and workers go on; return how many it has then.

@@ -60,7 +60,7 @@ class LayoutRecord:
     async def _call(self, name: str, epoch: int, args: Iterable[Word]) -> Any:
         try:
             return await self._route.call(
-                script(name), [queue_key(self._queue, "layout")], (PROTOCOL, epoch, "", *args), lane="heartbeats"
+                script(name), [queue_key(self._queue, "layout")], (PROTOCOL, epoch, "", *args), lane="work"
             )
         except Refused as refused:
             if refused.code != "UPGRADE":

@@ -54,9 +54,7 @@ class Registry:
         verb = script(name)
         keys = [queue_key(self._queue, key) for key in verb.keys]
         try:
-            return await self._route.call(
-                verb, keys, (PROTOCOL, 0, "", *args), lane="heartbeats", patience_s=patience_s
-            )
+            return await self._route.call(verb, keys, (PROTOCOL, 0, "", *args), lane="work", patience_s=patience_s)
         except Refused as refused:
             raise LayoutMismatch(
                 self._queue, "script protocol", PROTOCOL, refused.known, "upgrade this process"

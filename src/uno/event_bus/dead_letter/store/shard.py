@@ -263,7 +263,7 @@ class Shard:
             raise LayoutMismatch(
                 self.queue, "script protocol", PROTOCOL, refused.known, "upgrade this process"
             ) from None
-        follow = self._follow and self._follow()
+        follow = None if self._follow is None else self._follow()
         if follow is None:
             raise LayoutMismatch(
                 self.queue, "layout epoch", self.layout.epoch, refused.known, "restart this process"

@@ -17,6 +17,7 @@ from uno.event_bus.dead_letter.store.connect import Seeds
 from uno.event_bus.dead_letter.store.durability import Durability
 from uno.event_bus.dead_letter.store.layout import FORMAT, QUEUE_KEYS, SHARD_KEYS, queue_key, slot_of
 from uno.event_bus.dead_letter.store.layout_record import Layout, LayoutRecord
+from uno.event_bus.dead_letter.store.registry import Registry
 from uno.event_bus.dead_letter.store.route import Refused, Route
 from uno.event_bus.dead_letter.store.server import check_servers
 from uno.event_bus.dead_letter.store.shard import Shard
@@ -41,6 +42,7 @@ class Store:
         shards = config.shards or DEFAULT_SHARDS
         self.layout = Layout(FORMAT, shards, shards, int(config.lease_seconds * 1000), 1)
         self._config = config
+        self.registry = Registry(self.topology, config.queue)
         self._record = LayoutRecord(self.topology, config.queue, replace(self.layout))
         self._following = anyio.Lock()
         self._captures = Captures(self.shards, self.layout, self.topology, config)

@@ -2,13 +2,15 @@
 
 from typing import override
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from uno.event_bus.dead_letter.telemetry.names import (
     DLQ_ERRORS,
     PROCESSING_ERRORS,
     PROCESSING_SECONDS,
     RETRY_COUNT,
+    THREADS_LEFT,
+    UNSETTLED,
     attempt_label,
 )
 from uno.event_bus.dead_letter.telemetry.recorder import Recorder
@@ -33,6 +35,10 @@ class PrometheusRecorder(Recorder):
         self._handler_errors = Counter(
             PROCESSING_ERRORS, "Attempts whose handler failed", labels, registry=registry
         ).labels(queue)
+        self._unsettled = Counter(UNSETTLED, "Outcomes that ended no lease", [*labels, "verdict"], registry=registry)
+        self._threads_left = Gauge(
+            THREADS_LEFT, "Calls that run on in threads past their end", labels, registry=registry
+        ).labels(queue)
 
     @override
     def attempted(self, queue: str, attempt: int, duration_s: float, cause: str) -> None:
@@ -46,6 +52,18 @@ class PrometheusRecorder(Recorder):
     @override
     def lease_lost(self, queue: str, letters: int) -> None:
         self._errors.labels(queue, "lease").inc(letters)
+
+    @override
+    def stale_settles(self, queue: str, letters: int) -> None:
+        self._unsettled.labels(queue, "stale").inc(letters)
+
+    @override
+    def unknown_settles(self, queue: str, letters: int) -> None:
+        self._unsettled.labels(queue, "unknown").inc(letters)
+
+    @override
+    def threads_left(self, queue: str, threads: int) -> None:
+        self._threads_left.set(threads)
 
     @override
     def store_failed(self, queue: str) -> None:

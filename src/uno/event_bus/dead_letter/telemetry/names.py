@@ -2,7 +2,15 @@
 
 from typing import Final
 
-__all__ = ["DLQ_ERRORS", "PROCESSING_ERRORS", "PROCESSING_SECONDS", "RETRY_COUNT", "attempt_label"]
+__all__ = [
+    "DLQ_ERRORS",
+    "PROCESSING_ERRORS",
+    "PROCESSING_SECONDS",
+    "RETRY_COUNT",
+    "THREADS_LEFT",
+    "UNSETTLED",
+    "attempt_label",
+]
 
 PROCESSING_SECONDS: Final = "dlq_processing_seconds"
 """Histogram: seconds that a handler ran."""
@@ -15,6 +23,12 @@ DLQ_ERRORS: Final = "dlq_dlq_errors"
 
 PROCESSING_ERRORS: Final = "dlq_processing_errors"
 """Counter: attempts whose handler failed."""
+
+UNSETTLED: Final = "dlq_unsettled_outcomes"
+"""Counter: outcomes that ended no lease, by label ``verdict``: ``stale`` or ``unknown``."""
+
+THREADS_LEFT: Final = "dlq_threads_left"
+"""Gauge: calls of plain functions that run on in their threads past their timeout, lease or worker."""
 
 
 def attempt_label(attempt: int) -> str:

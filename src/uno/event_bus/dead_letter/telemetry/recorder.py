@@ -17,6 +17,16 @@ class Recorder:
     def stale_settles(self, queue: str, letters: int) -> None:
         """Tell that outcomes were refused, because the lease was another's or the letter was gone."""
 
+    def unknown_settles(self, queue: str, letters: int) -> None:
+        """Tell that the reply to outcomes was lost and their leases are over: they were settled by that, or lost."""
+
+    def threads_left(self, queue: str, threads: int) -> None:
+        """Tell how many calls of plain functions run on in their threads past timeout, lease or worker.
+
+        Called when it changes. Each keeps its place: when there are ``concurrency`` of them, the worker runs no
+        more plain functions until one ends.
+        """
+
     def store_failed(self, queue: str) -> None:
         """Tell that a call to Redis failed after its repeats."""
 

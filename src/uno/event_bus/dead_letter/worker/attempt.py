@@ -11,7 +11,7 @@ import anyio
 from uno.event_bus.dead_letter.decision import RESOLVED, Decision, decide
 from uno.event_bus.dead_letter.errors import InvalidEvent
 from uno.event_bus.dead_letter.failure import describe
-from uno.event_bus.dead_letter.handlers import Handler, HandlerTimeout
+from uno.event_bus.dead_letter.handlers import Handler, HandlerTimeout, InThread
 from uno.event_bus.dead_letter.letter import (
     MESSAGE_BYTES,
     WIRE_VERSION,
@@ -33,8 +33,11 @@ logger = logging.getLogger(__name__)
 LATER_VERSION_MS = 60_000
 """A letter of a later wire format comes back after this long: a rolling upgrade is under way."""
 
-LONGEST_UNHANDLED_MS = 60_000
-"""Longest time for which a letter is given back that nobody here handles."""
+LONGEST_UNRUN_MS = 60_000
+"""Longest time for which a letter is given back that nobody here handles, or no thread is left for."""
+
+SHORTEST_UNRUN_MS = 500
+"""First wait of a letter that this worker cannot run; it doubles with each release."""
 
 LINE_FULL_MS = 1_000
 """A letter comes back after this long when a batch of others waits for its handler."""
@@ -51,13 +54,15 @@ def release(held: Held, *, delay_ms: int = 0, history: bytes = b"") -> Outcome:
 class Attempts:
     """Runs letters through their handlers; whatever happens, each lease gets an outcome or is lost."""
 
-    def __init__(self, session: Session, settle: Callable[[Held, Outcome], None]) -> None:
+    def __init__(
+        self, session: Session, settle: Callable[[Held, Outcome], None], again: Callable[[Held], None]
+    ) -> None:
         self._session = session
         self._handlers = session.handlers
         self._settle = settle
+        self._again = again
+        """Hands a letter that has waited in line to a slot."""
         self._lines = Lines(session.holdings, session.config.batch_size)
-        self.again: Callable[[Held], None] = lambda held: None
-        """Set by the crew: hands a letter that has waited in line to a slot."""
 
     def withdraw(self) -> list[Held]:
         """Return the letters that wait in line, and forget them."""
@@ -72,7 +77,7 @@ class Attempts:
 
     def _hand_over(self, following: Held | None) -> None:
         if following is not None:
-            self.again(following)
+            self._again(following)
 
     async def _run(self, held: Held) -> None:
         """A pipeline: refuse what cannot be run, call the handler, decide, settle."""
@@ -84,8 +89,12 @@ class Attempts:
             handler = self._handlers.find(held.letter)
             outcome = self._unrunnable(held, handler)
             if outcome is None and handler is not None:
-                run = self._run_handler if handler.concurrency is None else self._run_in_line
-                outcome = await run(held, handler)
+                if handler.is_plain:
+                    outcome = await self._run_handler(held, handler)
+                elif handler.concurrency is None:
+                    outcome = await self._run_in_place(held, handler)
+                else:
+                    outcome = await self._run_in_line(held, handler)
         except Exception:
             logger.exception("letter %s could not be run; it is released", held.letter.id)
             outcome = release(held, delay_ms=AFTER_DEFECT_MS)
@@ -117,8 +126,7 @@ class Attempts:
         history.unhandled_since_ms = history.unhandled_since_ms or now_ms
         if now_ms - history.unhandled_since_ms >= self._session.config.unhandled_after * 1000:
             return self._park(held, DeadLetterReason.UNHANDLED, "no handler in any worker that saw it")
-        delay_ms = min(500 * 2 ** min(held.letter.counters.releases, 10), LONGEST_UNHANDLED_MS)
-        return release(held, delay_ms=delay_ms, history=history.pack())
+        return release(held, delay_ms=_growing_ms(held.letter), history=history.pack())
 
     # -- letters that a handler gets -----------------------------------------------------------------
 
@@ -130,11 +138,21 @@ class Attempts:
             case False:
                 return None
         try:
-            return await self._run_handler(held, handler)
+            return await self._run_in_place(held, handler)
         finally:
             self._hand_over(self._lines.leave(handler))
 
-    async def _run_handler(self, held: Held, handler: Handler) -> Outcome | None:
+    async def _run_in_place(self, held: Held, handler: Handler) -> Outcome | None:
+        """Run the letter, a plain function in a thread; give it back when every thread hangs."""
+        if handler.is_async:
+            return await self._run_handler(held, handler)
+        place = await self._session.threads.place(handler.id)
+        if place is None:
+            return release(held, delay_ms=_growing_ms(held.letter))
+        with place:
+            return await self._run_handler(held, handler, place.run)
+
+    async def _run_handler(self, held: Held, handler: Handler, thread: InThread | None = None) -> Outcome | None:
         letter = held.letter
         started = monotonic()
         error: BaseException | None = None
@@ -145,7 +163,7 @@ class Attempts:
             if handler.is_plain:
                 await handler.fn(event)
             else:
-                await handler.run(event, letter)
+                await handler.run(event, letter, thread)
         except KeyboardInterrupt:
             raise
         except asyncio.CancelledError as cancelled:
@@ -198,6 +216,11 @@ class Attempts:
         started_ms = self._session.clock.now_ms() - int(duration_s * 1000)
         short = message.encode("utf-8", "replace")[:MESSAGE_BYTES].decode("utf-8", "ignore")
         return Attempt(started_ms, self._session.consumer, duration_s, error_type[:MESSAGE_BYTES], short)
+
+
+def _growing_ms(letter: Letter) -> int:
+    """Return how long a letter is given back for: 0.5 s, doubled with each release, at most a minute."""
+    return int(min(SHORTEST_UNRUN_MS * 2 ** min(letter.counters.releases, 10), LONGEST_UNRUN_MS))
 
 
 def _with_attempt(letter: Letter, attempt: Attempt) -> History:

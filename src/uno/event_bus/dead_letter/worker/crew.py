@@ -5,7 +5,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import anyio
-import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from uno.event_bus.dead_letter.failure import sole_error
@@ -33,18 +32,25 @@ class Crew:
         self._session = session
         self.grace_s = session.config.shutdown_grace
         """Seconds that running handlers get at the end."""
-        self._attempts = Attempts(session, self._settle)
+        self._attempts = Attempts(session, self._settle, self._again)
         self._slots = Slots(self._attempts.run)
-        self._attempts.again = self._slots.put_first
+        self._scheduled = scheduled
         self._settlers: dict[int, Settler] = {}
-        for shard in session.store.shards:
-            self._settlers[shard.index] = Settler(session, shard, scheduled)
 
     def _settle(self, held: Held, outcome: Outcome) -> None:
         if outcome.verb is Verb.RELEASE and held.before is not None:
             outcome = held.before.put_back(held.letter.id, held.lease.token, self._session.clock.now_ms())
             held.put_back = True
         self._settlers[held.shard.index].put(held, outcome)
+
+    def _again(self, held: Held) -> None:
+        self._slots.put_first(held)
+
+    def look_after(self, shard: Shard, group: TaskGroup) -> None:
+        """Start a settler and a heartbeat for a shard, in a group."""
+        settler = self._settlers[shard.index] = Settler(self._session, shard, self._scheduled)
+        group.start_soon(keep_running, "settler", settler.run)
+        group.start_soon(keep_running, "heartbeat", Heartbeat(self._session, shard).run)
 
     def dispatch(self, letters: list[Held]) -> None:
         """Hand letters that were just leased to the handlers."""
@@ -58,15 +64,17 @@ class Crew:
         raises, handlers get no grace time, and all that is in hand is given back before the error goes on.
         """
         failure: Exception | None = None
-        threads = anyio.to_thread.current_default_thread_limiter()
-        threads.total_tokens = max(threads.total_tokens, 2 * self._session.config.concurrency)
-        async with anyio.create_task_group() as hooks, anyio.create_task_group() as background:
-            self._session.tasks = hooks
-            for shard in self._session.store.shards:
-                background.start_soon(keep_running, "settler", self._settlers[shard.index].run)
-                background.start_soon(keep_running, "heartbeat", Heartbeat(self._session, shard).run)
+        session = self._session
+        async with (
+            session.threads,
+            session.hook_threads,
+            anyio.create_task_group() as session.tasks,
+            anyio.create_task_group() as background,
+        ):
+            for shard in session.store.shards:
+                self.look_after(shard, background)
             async with anyio.create_task_group() as slots:
-                for _ in range(self._session.config.concurrency):
+                for _ in range(session.config.concurrency):
                     slots.start_soon(keep_running, "slot", Slot(self._slots).run)
                 try:
                     yield background
@@ -76,7 +84,7 @@ class Crew:
                 slots.cancel_scope.cancel()
             await self._give_back()
             background.cancel_scope.cancel()
-            hooks.cancel_scope.deadline = anyio.current_time() + self.grace_s
+            session.tasks.cancel_scope.deadline = anyio.current_time() + self.grace_s
         if failure is not None:
             raise failure
 

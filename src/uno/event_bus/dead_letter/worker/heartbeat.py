@@ -26,6 +26,7 @@ class Heartbeat:
     def __init__(self, session: Session, shard: Shard) -> None:
         self._session = session
         self._shard = shard
+        self._trouble = session.outages.of(f"shard {shard.tag}")
         self._forgotten: set[tuple[str, int]] = set()
 
     async def run(self) -> None:
@@ -40,14 +41,17 @@ class Heartbeat:
         asked_at = monotonic()
         leases = {held.letter.id: held for held in self._session.holdings.all() if held.shard is self._shard}
         pairs = [(id, held.lease.token) for id, held in leases.items()]
+        failure: DeadLetterError | str = "no answer to a heartbeat for a third of a lease"
         extended: Extended | None = None
         try:
             with anyio.move_on_after(self._session.lease_s / 3):
                 extended = await self._shard.extend(self._session.consumer, pairs)
         except DeadLetterError as error:
-            logger.warning("shard %s: %d leases were not renewed: %s", self._shard.tag, len(pairs), error)
+            failure = error
         if extended is None:
+            self._trouble.failed(f"{len(pairs)} leases were not renewed", failure)
             return False
+        self._trouble.over()
         self._session.beaten_at[self._shard.index] = asked_at
         self._renew(leases, set(extended.lost), asked_at)
         await self._release_forgotten(extended)

@@ -4,7 +4,6 @@ A letter that kills its process must not take its neighbours along: whoever was 
 and each of them gets the whole worker for itself.
 """
 
-import logging
 from collections.abc import Sequence
 from time import monotonic
 
@@ -16,8 +15,6 @@ from uno.event_bus.dead_letter.worker.taker import Taker
 
 __all__ = ["Isolator"]
 
-logger = logging.getLogger(__name__)
-
 TURN_S = 1.0
 """How long suspects are run one after another before the others get a turn."""
 
@@ -28,9 +25,12 @@ class Isolator:
     def __init__(self, session: Session, takers: Sequence[Taker]) -> None:
         self._session = session
         self._takers = takers
+        self._trouble = session.outages.of("isolator")
 
     def has_due(self) -> bool:
-        """Whether a suspect is due on any shard, as far as the last replies tell."""
+        """Whether a suspect is due on any shard, as far as the last replies tell, and could be run here."""
+        if self._session.is_stuck:
+            return False
         now_ms = self._session.clock.now_ms()
         return any(taker.suspect_due_ms is not None and taker.suspect_due_ms <= now_ms for taker in self._takers)
 
@@ -58,12 +58,13 @@ class Isolator:
                 try:
                     ran = await taker.take_alone()
                 except DeadLetterError as error:
-                    logger.warning("cannot take a suspect: %s", error)
+                    self._trouble.failed("cannot take a suspect", error)
                     return
+                self._trouble.over()
                 if not ran:
                     break
                 await self._session.holdings.emptied()
 
     def _may_take(self, taker: Taker) -> bool:
-        may_run = taker.suspect_due_ms is not None and self._session.can_keep_leases(taker.shard.index)
+        may_run = taker.suspect_due_ms is not None and self._session.can_run(taker.shard.index)
         return may_run and not self._session.holdings.is_shut

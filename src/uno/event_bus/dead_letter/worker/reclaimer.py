@@ -31,6 +31,7 @@ class Reclaimer:
         self._session = session
         self._shard = shard
         self._suspect_seen = suspect_seen
+        self._trouble = session.outages.of(f"shard {shard.tag}")
         self._cursor = b"0-0"
         self._in_touch_since = monotonic()
         self._touched_at = monotonic()
@@ -42,8 +43,15 @@ class Reclaimer:
                 await self._tick()
             except DeadLetterError as error:
                 self._in_touch_since = monotonic()
-                logger.warning("shard %s: cannot reclaim: %s", self._shard.tag, error)
-            await anyio.sleep(self._session.tick_s)
+                self._trouble.failed("cannot take letters back from dead workers", error)
+            else:
+                self._trouble.over()
+            await anyio.sleep(self._session.tick_s if self._is_served else self._session.lease_s / 3)
+
+    @property
+    def _is_served(self) -> bool:
+        """Whether letters are this worker's to take back; else it only keeps in touch, so that it could at once."""
+        return self._shard.index in self._session.served
 
     def _is_trusted(self) -> bool:
         now = monotonic()
@@ -55,7 +63,7 @@ class Reclaimer:
         while True:
             reclaimed = await self._shard.reclaim(
                 self._cursor,
-                lease_ms=self._session.store.layout.lease_ms if self._is_trusted() else NEVER_MS,
+                lease_ms=self._session.store.layout.lease_ms if self._is_trusted() and self._is_served else NEVER_MS,
                 max_crashes=self._session.config.max_crashes,
                 until_ms=self._session.clock.now_ms() + int(self._session.tick_s * 1000),
             )

@@ -11,7 +11,6 @@ from functools import partial
 from time import monotonic
 
 import anyio
-import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from uno.event_bus.dead_letter.config import DeadLetterConfig
@@ -22,10 +21,16 @@ from uno.event_bus.dead_letter.store.shard import LARGEST_BATCH
 from uno.event_bus.dead_letter.store.store import Store
 from uno.event_bus.dead_letter.telemetry.recorder import Recorder
 from uno.event_bus.dead_letter.worker.holdings import Holdings
+from uno.event_bus.dead_letter.worker.outages import Outages
+from uno.event_bus.dead_letter.worker.served import Served
+from uno.event_bus.dead_letter.worker.threads import Threads
 
 __all__ = ["Clock", "Report", "Session", "consumer_name", "keep_running"]
 
 logger = logging.getLogger(__name__)
+
+HOOK_THREADS = 40
+"""Hooks that are plain functions and run at a time. They are the application's, and none of the handlers' threads."""
 
 type ParkedHook = Callable[[Letter, str], Awaitable[object] | object]
 
@@ -63,12 +68,14 @@ class Report:
     released: int = 0
     discarded: int = 0
     stale: int = 0
-    """Outcomes refused: the lease was lost meanwhile."""
+    """Outcomes refused, or given up: the lease was lost meanwhile."""
+    unknown: int = 0
+    """Outcomes whose settle was not answered, and whose lease is over: settled by that, or lost."""
 
     def __str__(self) -> str:
         return (
             f"resolved {self.resolved}, retried {self.retried}, parked {self.parked}, released {self.released}, "
-            f"discarded {self.discarded}, stale {self.stale}"
+            f"discarded {self.discarded}, stale {self.stale}, unknown {self.unknown}"
         )
 
 
@@ -88,12 +95,44 @@ class Session:
     report: Report = field(default_factory=Report)
     beaten_at: dict[int, float] = field(default_factory=dict)
     """Shard index → monotonic time of the last heartbeat that the shard has answered."""
+    outages: Outages = field(default_factory=Outages)
+    served: Served = field(default_factory=Served)
     holdings: Holdings = field(init=False)
+    threads: Threads = field(init=False)
+    """Of handlers that are plain functions."""
+    hook_threads: Threads = field(init=False)
     tasks: TaskGroup = field(init=False)
     """In which hooks run; set when the session does."""
 
     def __post_init__(self) -> None:
         self.holdings = Holdings(self.config.concurrency, min(self.config.batch_size, LARGEST_BATCH))
+        self.threads = Threads(self.config.concurrency, self.handlers.left, self._note_left())
+        self.hook_threads = Threads(HOOK_THREADS, set(), lambda name, left: None)
+
+    def _note_left(self) -> Callable[[str, int], None]:
+        """Return what tells how many calls run on in threads, and when that is over."""
+        some, all_ = self.outages.of("threads"), self.outages.of("threads")
+        most, queue = self.config.concurrency, self.config.queue
+
+        def note(name: str, left: int) -> None:
+            if name:
+                some.failed(
+                    f"{left} of {most} are taken, the last by {name}", "calls run on past their timeout or lease"
+                )
+            if name and left >= most:
+                all_.failed(f"all {most} are taken", "no letter of a plain function is run until such a call ends")
+            if left < most:
+                all_.over()
+            if not left:
+                some.over()
+            self.recorder.threads_left(queue, left)
+
+        return note
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether no letter can be run: every handler needs a thread, and a call that hangs is in each of them."""
+        return self.threads.are_all_left and self.handlers.all_need_threads
 
     @property
     def policy(self) -> RetryPolicy:
@@ -115,23 +154,30 @@ class Session:
         beaten_at = self.beaten_at.get(shard)
         return beaten_at is None or monotonic() - beaten_at < self.lease_s * 2 / 3
 
+    def can_run(self, shard: int) -> bool:
+        """Whether letters of the shard should be taken: their leases can be kept, and they can be run."""
+        return self.can_keep_leases(shard) and not self.is_stuck
+
     def parked(self, letter: Letter, why: str) -> None:
         """Run the hooks for a letter that was parked, in the background; a hook that fails is logged."""
         for hook in self.parked_hooks:
-            self.tasks.start_soon(_run_hook, hook, letter, why)
+            self.tasks.start_soon(self._run_hook, hook, letter, why)
 
+    async def _run_hook(self, hook: ParkedHook, letter: Letter, why: str) -> None:
+        try:
+            result = await self._call_hook(partial(hook, letter, why), is_async=inspect.iscoroutinefunction(hook))
+            if isinstance(result, Awaitable):
+                await result
+        except Exception:
+            logger.exception("on_parked hook failed for letter %s; the letter is parked all the same", letter.id)
 
-async def _run_hook(hook: ParkedHook, letter: Letter, why: str) -> None:
-    try:
-        if inspect.iscoroutinefunction(hook):
-            result: object = hook(letter, why)
-        else:  # it may block; a thread cannot be stopped, and must not keep the worker from leaving
-            call: Callable[[], object] = partial(hook, letter, why)
-            result = await anyio.to_thread.run_sync(call, abandon_on_cancel=True)
-        if isinstance(result, Awaitable):
-            await result
-    except Exception:
-        logger.exception("on_parked hook failed for letter %s; the letter is parked all the same", letter.id)
+    async def _call_hook(self, call: Callable[[], object], *, is_async: bool) -> object:
+        if is_async:
+            return call()
+        place = await self.hook_threads.place("on_parked")
+        assert place is not None  # hooks have no timeout: none is left before the end
+        with place:
+            return await place.run(call)
 
 
 async def keep_running(name: str, role: Callable[[], Awaitable[None]]) -> None:

@@ -30,6 +30,7 @@ class Settler:
         self._shard = shard
         self._scheduled = scheduled
         self._batch_size = min(session.config.batch_size, LARGEST_BATCH)
+        self._trouble = session.outages.of(f"shard {shard.tag}")
         self._gathered: list[tuple[Held, Outcome]] = []
         self._some = anyio.Event()
         self._full = anyio.Event()
@@ -58,30 +59,34 @@ class Settler:
                 self._some = anyio.Event()
             await self._settle(batch)
 
-    async def _settle(self, batch: list[tuple[Held, Outcome]]) -> None:
+    async def _settle(self, batch: list[tuple[Held, Outcome]], unsure: bool = False) -> None:
+        """Settle until it is done, or the leases are over; `unsure` says that a call without an answer may have."""
         while batch:
             try:
                 verdicts = await self._shard.settle(self._session.consumer, [outcome for _, outcome in batch])
             except (StoreUnavailable, QueueFull, LayoutMismatch) as error:
-                logger.warning("shard %s: %d outcomes wait: %s", self._shard.tag, len(batch), error)
+                unsure = unsure or (isinstance(error, StoreUnavailable) and not error.certain)
+                self._trouble.failed(f"{len(batch)} outcomes wait to be settled", error)
                 self._session.recorder.store_failed(self._session.config.queue)
                 await anyio.sleep(PAUSE_S)
-                batch = [entry for entry in batch if self._worth_keeping(entry[0])]
+                batch = self._still_held(batch, unsure)
             except Exception as error:
-                await self._settle_apart(batch, error)
+                await self._settle_apart(batch, error, unsure)
                 return
             else:
-                self._note(batch, verdicts)
+                self._trouble.over()
+                self._note(batch, verdicts, unsure)
                 return
+        self._trouble.over()  # nothing is left that waits
 
-    async def _settle_apart(self, batch: list[tuple[Held, Outcome]], error: Exception) -> None:
+    async def _settle_apart(self, batch: list[tuple[Held, Outcome]], error: Exception, unsure: bool) -> None:
         """Settle one by one what was refused for good together; give up what is refused alone.
 
         Its lease runs out, and the letter runs again: nothing else can be done for it here.
         """
         if len(batch) > 1:
             for entry in batch:
-                await self._settle([entry])
+                await self._settle([entry], unsure)
             return
         [(held, outcome)] = batch
         logger.error(
@@ -89,18 +94,40 @@ class Settler:
         )
         self._session.holdings.drop(held)
 
-    def _worth_keeping(self, held: Held) -> bool:
-        if held.lease.still_mine():
-            return True
-        self._session.holdings.drop(held)
-        return False
+    def _still_held(self, batch: list[tuple[Held, Outcome]], unsure: bool) -> list[tuple[Held, Outcome]]:
+        """Return the outcomes whose leases are not over; the others are given up."""
+        kept = []
+        for entry in batch:
+            if entry[0].lease.still_mine():
+                kept.append(entry)
+            else:
+                self._session.holdings.drop(entry[0])
+        self._note_late(len(batch) - len(kept), unsure)
+        return kept
 
-    def _note(self, batch: list[tuple[Held, Outcome]], verdicts: list[Verdict]) -> None:
+    def _note_late(self, letters: int, unsure: bool) -> None:
+        """Count outcomes that ended no lease, as far as is known.
+
+        After a call without an answer it is not: that call may have ended them, and then the fence refuses its repeat.
+        """
+        queue, tag = self._session.config.queue, self._shard.tag
+        if letters and unsure:
+            self._session.report.unknown += letters
+            self._session.recorder.unknown_settles(queue, letters)
+            logger.warning(
+                "shard %s: %d outcomes were settled or lost, not known which: the reply was lost", tag, letters
+            )
+        elif letters:
+            self._session.report.stale += letters
+            self._session.recorder.stale_settles(queue, letters)
+            logger.warning("shard %s: %d outcomes came after their leases were over", tag, letters)
+
+    def _note(self, batch: list[tuple[Held, Outcome]], verdicts: list[Verdict], unsure: bool) -> None:
         report, holdings = self._session.report, self._session.holdings
-        stale = 0
+        late = 0
         for (held, outcome), verdict in zip(batch, verdicts, strict=True):
             if verdict is not Verdict.OK:
-                stale += 1
+                late += 1
             elif outcome.verb is Verb.RESOLVE:
                 report.resolved += 1
             elif held.put_back:
@@ -108,10 +135,7 @@ class Settler:
             else:
                 self._count(outcome, held.letter)
             holdings.drop(held)
-        if stale:
-            report.stale += stale
-            self._session.recorder.stale_settles(self._session.config.queue, stale)
-            logger.warning("shard %s: %d outcomes came after their leases were over", self._shard.tag, stale)
+        self._note_late(late, unsure)
 
     def _count(self, outcome: Outcome, letter: Letter) -> None:
         report = self._session.report

@@ -31,6 +31,7 @@ class Sweeper:
         self._session = session
         self._shard = taker.shard
         self._taker = taker
+        self._trouble = session.outages.of(f"shard {taker.shard.tag}")
         self._cursor = b""
         self._whole = False
         """The whole shard is to be looked at, and the end has not been reached."""
@@ -44,10 +45,13 @@ class Sweeper:
         """Sweep until cancelled."""
         while True:
             try:
-                await self._repair()
-                await self._expire()
+                if self._shard.index in self._session.served:
+                    await self._repair()
+                    await self._expire()
             except DeadLetterError as error:
-                logger.warning("shard %s: cannot sweep: %s", self._shard.tag, error)
+                self._trouble.failed("cannot repair or expire letters", error)
+            else:
+                self._trouble.over()
             with anyio.move_on_after(PART_TICKS * self._session.tick_s * (0.5 + random.random())):
                 await self._taker.group_was_missing.wait()
 

@@ -1,6 +1,5 @@
 """The taker of one shard: leases letters as fast as there is room for them, and sleeps when there are none."""
 
-import logging
 from collections.abc import Callable
 from math import inf
 from time import monotonic
@@ -15,10 +14,10 @@ from uno.event_bus.dead_letter.worker.session import Session
 
 __all__ = ["Taker"]
 
-logger = logging.getLogger(__name__)
-
 LONGEST_SLEEP_S = 1.0
 LONGEST_PAUSE_S = 2.0
+PAUSE_S = 0.1
+"""Between looks whether letters may be taken again, while leases cannot be kept or no thread is left."""
 
 
 class Taker:
@@ -31,6 +30,8 @@ class Taker:
         self._batch_size = min(session.config.batch_size, LARGEST_BATCH)
         self._wake = anyio.Event()
         self._replan = anyio.Event()
+        self._trouble = session.outages.of(f"shard {shard.tag}")
+        self._listening = session.outages.of(f"shard {shard.tag}")
         self._due_at = inf
         """Monotonic time at which the earliest letter is due that this process has scheduled since the last `take`."""
         self.replied_at = monotonic()
@@ -47,8 +48,11 @@ class Taker:
 
     @property
     def is_idle(self) -> bool:
-        """Whether the last `take` found nothing, and nothing has become due since: what `process` waits for."""
-        return self._found_nothing and self._due_at > monotonic()
+        """Whether the last `take` found nothing, and nothing has become due since: what `process` waits for.
+
+        So is a worker whose threads all hang: what is due can be run by others only.
+        """
+        return self._session.is_stuck or (self._found_nothing and self._due_at > monotonic())
 
     def wake(self) -> None:
         """Take again now."""
@@ -74,16 +78,16 @@ class Taker:
         pause = 0.05
         async with anyio.create_task_group() as group:
             group.start_soon(self._listen_for_new)
-            while places := await self._session.holdings.reserve(self._batch_size):
+            while places := await self._turn():
                 self._wake = anyio.Event()
-                if not self._session.can_keep_leases(self.shard.index):
+                if not self._session.can_run(self.shard.index):
                     self._session.holdings.hold(places, [])
-                    await self._sleep(pause)
+                    await self._pause()
                     continue
                 try:
                     taken = await self._take(places)
                 except DeadLetterError as error:
-                    logger.warning("shard %s: cannot take letters: %s", self.shard.tag, error)
+                    self._trouble.failed("cannot take letters", error)
                     self._session.recorder.store_failed(self._session.config.queue)
                     await self._sleep(pause)
                     pause = min(pause * 2, LONGEST_PAUSE_S)
@@ -91,6 +95,15 @@ class Taker:
                     pause = 0.05
                     await self._rest(taken)
             group.cancel_scope.cancel()
+
+    async def _turn(self) -> int:
+        """Wait until the shard is this worker's to serve, then for room; return how many letters may be taken."""
+        while self.shard.index not in self._session.served and not self._session.holdings.is_shut:
+            self.suspect_due_ms, self._found_nothing = None, True
+            self._wake = anyio.Event()
+            await self._wake.wait()
+            self.replied_at = monotonic()
+        return await self._session.holdings.reserve(self._batch_size)
 
     async def take_alone(self) -> bool:
         """Take one due suspect, when this worker holds nothing; answer whether there was one."""
@@ -106,6 +119,7 @@ class Taker:
             letters = [Held(letter, letter.lease, self.shard) for letter in taken.letters if letter.lease]
         finally:
             self._session.holdings.hold(places, letters)
+        self._trouble.over()
         self._session.clock.heard(taken.now_ms)
         self.replied_at = monotonic()
         self.suspect_due_ms = taken.suspect_due_ms
@@ -136,6 +150,11 @@ class Taker:
             with anyio.move_on_after(left):
                 await self._replan.wait()
 
+    async def _pause(self) -> None:
+        """Wait a moment, whatever is due: nothing may be taken now."""
+        with anyio.move_on_after(PAUSE_S):
+            await self._wake.wait()
+
     async def _listen_for_new(self) -> None:
         """Wake the taker when the stream has an entry past the mark. Nothing is consumed by that."""
         while True:
@@ -145,8 +164,9 @@ class Taker:
                 await self.shard.wait(self._listen_from or b"0-0", LONGEST_SLEEP_S)
             except Exception as error:
                 if classify(error) is Meaning.FATAL:
-                    logger.warning("shard %s: cannot listen: %s", self.shard.tag, error)
+                    self._listening.failed("cannot listen for new letters", error)
                 await anyio.sleep(0.1)  # the taker polls meanwhile
             else:
+                self._listening.over()
                 self._wake.set()
                 self._replan.set()

@@ -27,10 +27,14 @@ class Watchdog:
 
     def stalled(self) -> list[int]:
         """Return the positions of takers that make no progress."""
-        if not self._session.holdings.has_room:
-            return []  # a full worker does not ask: its heartbeats tell whether it lives
+        if self._session.is_stuck or not self._session.holdings.has_room:
+            return []  # a worker without a place does not ask: its heartbeats tell whether it lives
         now = monotonic()
-        return [i for i, taker in enumerate(self._takers) if now - taker.replied_at > STALLED_AFTER_S]
+        return [
+            i
+            for i, taker in enumerate(self._takers)
+            if taker.shard.index in self._session.served and now - taker.replied_at > STALLED_AFTER_S
+        ]
 
     async def run(self) -> None:
         """Watch until cancelled."""

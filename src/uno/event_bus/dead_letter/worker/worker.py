@@ -6,6 +6,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from uno.event_bus.dead_letter.store.shard import Shard
+from uno.event_bus.dead_letter.worker.assignment import Assignment
 from uno.event_bus.dead_letter.worker.crew import Crew, shielded
 from uno.event_bus.dead_letter.worker.isolator import Isolator
 from uno.event_bus.dead_letter.worker.reclaimer import Reclaimer
@@ -18,17 +19,18 @@ __all__ = ["Worker"]
 
 
 class Worker:
-    """Serves every shard of a queue from this process. Runs once."""
+    """Serves a queue from this process: its part of the shards, or with `until_idle` all of them. Runs once."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._stop = anyio.Event()
         self._crew = Crew(session, self._scheduled)
-        self._takers = [Taker(session, shard, self._crew.dispatch) for shard in session.store.shards]
-        self._sweepers = [Sweeper(session, taker) for taker in self._takers]
+        self._takers: list[Taker] = []
+        """Of each shard, served or not, by its index."""
+        self._sweepers: list[Sweeper] = []
         self._isolator = Isolator(session, self._takers)
         self.ready = anyio.Event()
-        """Set when every shard has answered."""
+        """Set when every shard that it serves has answered."""
 
     def _scheduled(self, shard: Shard, delay_s: float) -> None:
         self._takers[shard.index].scheduled(delay_s)
@@ -52,27 +54,45 @@ class Worker:
         async with self._crew.at_work() as background:
             background.start_soon(keep_running, "isolator", self._isolator.run)
             background.start_soon(keep_running, "watchdog", Watchdog(self._session, self._takers).run)
-            background.start_soon(self._announce)
-            for sweeper in self._sweepers:
-                background.start_soon(keep_running, "sweeper", sweeper.run)
-            if not until_idle:
-                self._start_reclaimers(background)
-            async with anyio.create_task_group() as group:
-                for taker in self._takers:
-                    group.start_soon(keep_running, "taker", taker.run)
+            async with anyio.create_task_group() as taking:
+                assignment = Assignment(self._session, partial(self._reassigned, background, taking))
+                if not until_idle:
+                    assignment.begin()
+                    taking.start_soon(keep_running, "assignment", assignment.run)
+                    background.start_soon(self._announce, assignment)
+                for shard in self._session.store.shards:
+                    self._look_after(shard, background, taking, reclaiming=not until_idle)
                 await (self._idle() if until_idle else self._stop.wait())
+                assignment.leave()
                 self._session.holdings.shut()
                 for taker in self._takers:
                     taker.wake()
 
-    def _start_reclaimers(self, group: TaskGroup) -> None:
-        for taker in self._takers:
-            reclaimer = Reclaimer(self._session, taker.shard, taker.suspect_seen)
-            group.start_soon(keep_running, "reclaimer", reclaimer.run)
+    def _look_after(self, shard: Shard, background: TaskGroup, taking: TaskGroup, *, reclaiming: bool) -> None:
+        """Start the roles of one shard; they rest while it is not served."""
+        taker = Taker(self._session, shard, self._crew.dispatch)
+        sweeper = Sweeper(self._session, taker)
+        self._takers.append(taker)
+        self._sweepers.append(sweeper)
+        background.start_soon(keep_running, "sweeper", sweeper.run)
+        if reclaiming:
+            reclaimer = Reclaimer(self._session, shard, taker.suspect_seen)
+            background.start_soon(keep_running, "reclaimer", reclaimer.run)
+        taking.start_soon(keep_running, "taker", taker.run)
 
-    async def _announce(self) -> None:
+    def _reassigned(self, background: TaskGroup, taking: TaskGroup) -> None:
+        """Serve other shards than before; some of them may be new."""
+        for shard in self._session.store.shards[len(self._takers) :]:
+            self._crew.look_after(shard, background)
+            self._look_after(shard, background, taking, reclaiming=True)
         for taker in self._takers:
-            await taker.ready.wait()
+            taker.wake()
+
+    async def _announce(self, assignment: Assignment) -> None:
+        await assignment.known.wait()
+        for taker in self._takers:
+            if taker.shard.index in self._session.served:
+                await taker.ready.wait()
         self.ready.set()
 
     async def _idle(self) -> None:

@@ -1,0 +1,52 @@
+"""`workers` and `reshard`, as an operator sees them."""
+
+import signal
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from tests.support.cli import APP, Cli, wait_for_line
+
+
+@pytest.fixture
+def cli(redis_url: str) -> Cli:
+    return Cli(redis_url)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    (tmp_path / "shop.py").write_text(APP)
+    return tmp_path
+
+
+def test_workers_are_listed_with_the_shards_that_they_serve(cli: Cli, shop: Path) -> None:
+    """One serves all; when it has left, the shards are named that nobody serves."""
+    cli.seed(("good", {}), delay=60)
+    process = cli.spawn("worker", "--app", "shop:queue", cwd=shop)
+    wait_for_line(process, "serving")
+    deadline = monotonic() + 10
+    while True:
+        [told] = cli("workers", "-o", "jsonl").records
+        if (told["workers"] and told["workers"][0]["shards"]) or monotonic() > deadline:
+            break
+    assert (told["shards"], told["unserved"]) == (2, [])
+    assert (told["workers"][0]["pid"], told["workers"][0]["shards"]) == (process.pid, [0, 1])
+    shown = cli("workers", "-o", "table")
+    assert "0 1" in shown.out and str(process.pid) in shown.out
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    [told] = cli("workers", "-o", "jsonl").records
+    assert (told["workers"], told["unserved"]) == ([], [0, 1])
+    assert "no worker serves 2 of 2 shards: 0 1" in cli("workers", "-o", "table").err
+
+
+def test_reshard_says_how_many_shards_there_are_now(cli: Cli) -> None:
+    """A repeat says the same; a count that cannot be is one line and exit status 2."""
+    cli.seed(("good", {}), delay=60)
+    for _ in range(2):
+        ran = cli("reshard", "8")
+        assert (ran.status, ran.out) == (0, "queue default has 8 shards\n")
+    refused = cli("reshard", "12")
+    assert refused.status == 2 and "power of two" in refused.err and refused.err.count("\n") == 1
+    assert cli("verify").status == 0

@@ -1,0 +1,117 @@
+"""The assignment: every shard has a worker, workers share them, and a change is over within two heartbeats."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from time import monotonic
+
+import anyio
+import pytest
+
+from tests.integration.conftest import Queues
+from tests.support.proxy import Proxy
+from tests.support.servers import Server
+from tests.support.waiting import eventually, running
+from uno.event_bus.dead_letter import DeadLetterQueue
+from uno.event_bus.dead_letter.store.layout import queue_key
+
+LEASE_S = 3.0
+TWO_HEARTBEATS_S = 2 * LEASE_S / 3
+SLACK_S = 0.5
+"""For a machine that does other things, too."""
+
+
+def worker_of(queues: Queues, shards: int = 8) -> DeadLetterQueue:
+    queue = queues(shards=shards, lease_seconds=LEASE_S)
+    queue.add_handler(lambda event: None)
+    return queue
+
+
+async def split(queue: DeadLetterQueue) -> list[tuple[int, ...]]:
+    """What each worker that lives serves, by what it tells."""
+    return [worker.shards for worker in await queue.workers()]
+
+
+def is_even(parts: list[tuple[int, ...]], workers: int, shards: int) -> bool:
+    served = [shard for part in parts for shard in part]
+    return (
+        len(parts) == workers
+        and set(served) == set(range(shards))
+        and len(served) == max(workers, shards)
+        and max(map(len, parts)) - min(map(len, parts)) <= 1
+    )
+
+
+async def becomes_even(queue: DeadLetterQueue, workers: int, shards: int = 8) -> float:
+    """Wait until so many workers share the shards evenly; return how long that took."""
+    began = monotonic()
+
+    async def check() -> bool:
+        return is_even(await split(queue), workers, shards)
+
+    await eventually(check, within_s=10)
+    return monotonic() - began
+
+
+@asynccontextmanager
+async def workers_at_work(queues: Queues, count: int, shards: int = 8) -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        for _ in range(count):
+            await stack.enter_async_context(running(worker_of(queues, shards)))
+        yield stack
+
+
+async def test_workers_that_come_and_go_share_the_shards_anew(queues: Queues) -> None:
+    """One, two, three, and two again: within two heartbeats each, and every letter is run meanwhile."""
+    looking = worker_of(queues)
+    async with running(worker_of(queues)):
+        assert await becomes_even(looking, 1) < TWO_HEARTBEATS_S + SLACK_S
+        async with running(worker_of(queues)):
+            assert await becomes_even(looking, 2) < TWO_HEARTBEATS_S + SLACK_S
+            async with running(worker_of(queues)):
+                await looking.add_many(list(range(100)), delay=0)
+                assert await becomes_even(looking, 3) < TWO_HEARTBEATS_S + SLACK_S
+            assert await becomes_even(looking, 2) < TWO_HEARTBEATS_S + SLACK_S
+        await eventually(lambda: _is_empty(looking), within_s=10)
+    assert await split(looking) == []
+
+
+async def _is_empty(queue: DeadLetterQueue) -> bool:
+    return (await queue.stats()).open == 0
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+async def test_there_may_be_more_workers_than_shards(queues: Queues, shards: int) -> None:
+    """None is idle: they share shards."""
+    async with workers_at_work(queues, 3, shards):
+        await becomes_even(worker_of(queues, shards), 3, shards)
+
+
+async def test_a_worker_that_is_cut_off_is_replaced_and_keeps_what_it_served(queues: Queues, server: Server) -> None:
+    """Those that see nothing of it take its shards over within two heartbeats; it goes on with what it had."""
+    looking = worker_of(queues)
+    with Proxy(server.url) as proxy:
+        cut = queues(proxy.url, shards=8, lease_seconds=LEASE_S)
+        cut.add_handler(lambda event: None)
+        async with running(worker_of(queues)), running(cut):
+            await becomes_even(looking, 2)
+            proxy.silence("enlist")
+            assert await becomes_even(looking, 1) < TWO_HEARTBEATS_S + LEASE_S / 6 + SLACK_S
+            await looking.add_many(list(range(100)), delay=0)
+            await eventually(lambda: _is_empty(looking), within_s=10)
+            proxy.heal()
+            await becomes_even(looking, 2)
+
+
+async def test_a_registry_that_is_wiped_or_of_another_type_stops_nobody(queues: Queues, server: Server) -> None:
+    """The workers serve on what they served; when it is mended they are on the roster again."""
+    looking = worker_of(queues)
+    async with workers_at_work(queues, 2):
+        await becomes_even(looking, 2)
+        key = queue_key("default", "workers")
+        server.client.delete(key)
+        server.client.set(key, "a stranger's")
+        await anyio.sleep(LEASE_S / 2)
+        await looking.add_many(list(range(100)), delay=0)
+        await eventually(lambda: _is_empty(looking), within_s=10)
+        server.client.delete(key)
+        await becomes_even(looking, 2)
