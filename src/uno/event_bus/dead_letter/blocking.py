@@ -23,6 +23,7 @@ from uno.event_bus.dead_letter.errors import StoreUnavailable
 from uno.event_bus.dead_letter.letter import Letter
 from uno.event_bus.dead_letter.operations import QueueStats
 from uno.event_bus.dead_letter.queue import DeadLetterQueue as AsyncQueue
+from uno.event_bus.dead_letter.spool import SENDER
 from uno.event_bus.dead_letter.store.connect import Client, seeds_of
 
 __all__ = ["DeadLetterQueue"]
@@ -203,7 +204,7 @@ class _Background:
                 await self._queue.aclose()
 
     async def _end_calls(self) -> None:
-        calls = asyncio.all_tasks() - {asyncio.current_task()}
+        calls = {task for task in asyncio.all_tasks() - {asyncio.current_task()} if task.get_name() != SENDER}
         if calls:
             _, late = await asyncio.wait(calls, timeout=self._queue.config.operation_timeout)
             for call in late:

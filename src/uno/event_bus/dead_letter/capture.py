@@ -1,6 +1,6 @@
 """Capture: from an event and its failure to a letter in the store."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from secrets import token_hex
 from typing import Any, Final
@@ -23,6 +23,7 @@ from uno.event_bus.dead_letter.failure import Failure, describe
 from uno.event_bus.dead_letter.letter import DeadLetterReason, NewLetter
 from uno.event_bus.dead_letter.retry import RetryPolicy, policy_for
 from uno.event_bus.dead_letter.rules import require_seconds, require_whole
+from uno.event_bus.dead_letter.spool import Spool
 from uno.event_bus.dead_letter.store.store import Store
 
 __all__ = ["ARGUMENTS", "Capturer", "check_metadata", "reason_of"]
@@ -157,7 +158,8 @@ class Capturer:
                     ordering_key=ordering_key,
                     dedupe_key=dedupe_key,
                     headers=packed_headers,
-                    has_own_id=not event_id,
+                    # With a spool every letter has one home: what a try elsewhere came to, its key there alone knows.
+                    has_own_id=not event_id and self._config.spool_dir is None,
                 )
             )
         return made
@@ -181,20 +183,27 @@ class Capturer:
             delay = policy.first_delay() or 0.0
         return int(delay * 1000)
 
-    async def capture(self, store: Store, made: Sequence[NewLetter | InvalidEvent | PayloadTooLarge]) -> list[str]:
-        """Put letters into the store and return their ids, by position.
+    async def capture(
+        self,
+        open_store: Callable[[], Awaitable[Store]],
+        made: Sequence[NewLetter | InvalidEvent | PayloadTooLarge],
+        spool: Spool | None = None,
+    ) -> list[str]:
+        """Put letters into the store, or into the spool while that is away; return their ids, by position.
 
         Raises for one letter its error; for several `PartialCapture` when not all were captured.
         """
         errors: dict[int, DeadLetterError] = {}
         ids: dict[int, str] = {}
         sent = [position for position, new in enumerate(made) if isinstance(new, NewLetter)]
-        results = await store.add([new for new in made if isinstance(new, NewLetter)])
+        letters = [new for new in made if isinstance(new, NewLetter)]
+        results: list[str | Exception] = []
+        if letters:
+            kept = spool.add(letters, self._put) if spool is not None else self._put(await open_store(), letters)
+            results = await kept
         for position, result in zip(sent, results, strict=True):
             if isinstance(result, str):
                 ids[position] = result
-            elif result is None:
-                errors[position] = QueueFull(self._config.queue, self._config.max_queue_size, store.layout.shards)
             elif isinstance(result, DeadLetterError):
                 errors[position] = result
             else:
@@ -205,6 +214,10 @@ class Capturer:
         if len(made) == 1:
             raise errors[0]
         raise PartialCapture(ids, dict(sorted(errors.items())))
+
+    async def _put(self, store: Store, letters: Sequence[NewLetter]) -> list[str | Exception]:
+        full = QueueFull(self._config.queue, self._config.max_queue_size, store.layout.shards)
+        return [full if result is None else result for result in await store.add(letters)]
 
 
 def _text(name: str, value: object) -> str:

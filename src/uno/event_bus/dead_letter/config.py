@@ -193,6 +193,23 @@ class DeadLetterConfig:
     ``fsynced``: the primary's disk is enough.
     """
 
+    spool_dir: str | None = _setting(
+        None, Text(r"/[^\x00-\x1f]*", "an absolute path of a directory, for example /var/lib/uno/spool", optional=True)
+    )
+    """Where captures wait while Redis is away; None: they raise `StoreUnavailable`.
+
+    Made when it is missing, for its user alone. Processes of one machine share it, and send what dead ones have left:
+    so it must outlive the process (a volume, not a container's own disk), on a disk whose fsync is honest. Letters
+    that wait there are on one disk only. For every queue there is one directory within it, and one Redis.
+    """
+
+    spool_max_bytes: int = _setting(268_435_456, Whole(4096, 10**13, "bytes"))
+    """Bytes of this queue's files in ``spool_dir``, of all processes that share it; the next capture is refused.
+
+    Processes that write at the same moment may pass it by one capture each. Small: a short outage fills it. Large: a
+    long one's letters take as long to be sent (about 10,000 a second) before later ones are.
+    """
+
     def __post_init__(self) -> None:
         for name, rule in _RULES.items():
             value = getattr(self, name)
@@ -299,7 +316,7 @@ SIMILARITY: Final = 0.75
 """How alike two names are (difflib's ratio) before one is taken for a typing error of the other."""
 
 _OF_OTHER_PARTS: Final = re.compile(
-    r"DLQ_(?:(?:SERVICE|TEST|SPOOL)_\w*|READ_FROM|REDIS_SERVER)"
+    r"DLQ_(?:(?:SERVICE|TEST)_\w*|READ_FROM|REDIS_SERVER)"
     # What Kubernetes writes into every pod for services called dlq, dlq-redis, dlq-worker …
     r"|DLQ_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
 )

@@ -2,9 +2,10 @@
 
 import asyncio
 import builtins
+import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,13 +17,15 @@ from uno.event_bus.dead_letter.capture import ARGUMENTS, Capturer, check_metadat
 from uno.event_bus.dead_letter.codec import type_name
 from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.doctor import Finding, examine
-from uno.event_bus.dead_letter.errors import ConfigError
+from uno.event_bus.dead_letter.errors import ConfigError, StoreUnavailable
 from uno.event_bus.dead_letter.handlers import Handler, Handlers
 from uno.event_bus.dead_letter.letter import Letter
 from uno.event_bus.dead_letter.operations import Operations, QueueStats, VerifyReport
 from uno.event_bus.dead_letter.replay import Replay, ReplayReport
 from uno.event_bus.dead_letter.retry import PolicyLike, RetryPolicy, as_policy, from_config
 from uno.event_bus.dead_letter.rules import require_whole
+from uno.event_bus.dead_letter.spool import Spool
+from uno.event_bus.dead_letter.spool_files import SpoolStats
 from uno.event_bus.dead_letter.store.connect import Client, seeds_of
 from uno.event_bus.dead_letter.store.embedded import EmbeddedServer
 from uno.event_bus.dead_letter.store.registry import WorkerInfo
@@ -33,6 +36,16 @@ from uno.event_bus.dead_letter.worker.session import ParkedHook, Report, Session
 from uno.event_bus.dead_letter.worker.worker import Worker
 
 __all__ = ["DeadLetterQueue"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StatsWithSpool(QueueStats):
+    """What a queue holds now and has done so far, and what waits to come into it from this machine."""
+
+    spool: SpoolStats | None = None
+    """None without ``spool_dir``, and when the disk does not tell."""
 
 
 class DeadLetterQueue:
@@ -48,7 +61,8 @@ class DeadLetterQueue:
         recorder: Hooks for telemetry; None: nothing is recorded.
 
     Construction does no I/O and needs no event loop; the first call connects. ``async with`` closes the
-    connections at the end, `aclose` does so without it.
+    connections at the end, `aclose` does so without it. With ``spool_dir`` it also opens while Redis is away: captures
+    then answer ``spooled:<event id>``, and this process sends them when Redis is back.
     """
 
     def __init__(
@@ -71,6 +85,7 @@ class DeadLetterQueue:
         self._parked_hooks: list[ParkedHook] = []
         self._capturer = Capturer(self._config, self._policy_of)
         self._stores: dict[asyncio.AbstractEventLoop, Store] = {}
+        self._spools: dict[asyncio.AbstractEventLoop, Spool] = {}
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -97,7 +112,13 @@ class DeadLetterQueue:
         await self._store(make=make)
 
     async def aclose(self) -> None:
-        """Close the connections; an embedded server that nobody else uses ends. The queue can be used again."""
+        """Close the connections; an embedded server that nobody else uses ends. The queue can be used again.
+
+        Letters in the spool stay there for the next process, or for the next use.
+        """
+        spool = self._spools.pop(asyncio.get_running_loop(), None)
+        if spool is not None:
+            await spool.aclose()
         store = self._stores.pop(asyncio.get_running_loop(), None)
         if store is not None:
             await store.close()
@@ -106,7 +127,7 @@ class DeadLetterQueue:
 
     async def __aenter__(self) -> Self:
         try:
-            await self.open()
+            await self._open_or_spool()
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await self.aclose()
@@ -119,7 +140,27 @@ class DeadLetterQueue:
         with anyio.CancelScope(shield=True):
             await self.aclose()
 
+    async def _open_or_spool(self) -> None:
+        try:
+            await self.open()
+        except StoreUnavailable as error:
+            if self._config.spool_dir is None:
+                raise
+            logger.warning(
+                "queue %s opens without Redis, and captures into %s: %s",
+                self._config.queue,
+                self._config.spool_dir,
+                error,
+            )
+
     async def _store(self, *, make: bool = True) -> Store:
+        """Return the store, open, and have the spool open too."""
+        spool = self._spool()
+        if spool is not None:
+            await spool.open()
+        return await self._open_store(make=make)
+
+    async def _open_store(self, *, make: bool = True) -> Store:
         """Return the store, open. Connections belong to an event loop: another loop gets its own."""
         loop = asyncio.get_running_loop()
         if loop not in self._stores:
@@ -131,6 +172,17 @@ class DeadLetterQueue:
         store = self._stores[loop]
         await store.open(make=make)
         return store
+
+    def _spool(self) -> Spool | None:
+        """Return the spool, None without ``spool_dir``; like the store, each event loop has its own."""
+        if self._config.spool_dir is None:
+            return None
+        loop = asyncio.get_running_loop()
+        if loop not in self._spools:
+            for other in [other for other in self._spools if other.is_closed()]:
+                self._spools.pop(other).forget()
+            self._spools[loop] = Spool(self._config, self._open_store)
+        return self._spools[loop]
 
     # -- capture -------------------------------------------------------------------------------------
 
@@ -170,6 +222,9 @@ class DeadLetterQueue:
             metadata: Kept in the headers. A name that looks like an argument of this or another method is
                 refused; `headers` takes any.
 
+        With ``spool_dir``, what Redis cannot take now is kept on disk and sent later: the id is then
+        ``spooled:<event id>``, which names no letter yet. A `QueueFull` also says that the spool has its bytes.
+
         Raises `Disabled`, `ConfigError`, `InvalidEvent`, `PayloadTooLarge`, `QueueFull`, `StoreUnavailable`,
         `PermissionDenied`, `StoreError`; in each case the event is untouched, and except for an unknown outcome
         of `StoreUnavailable`, nothing was captured.
@@ -192,7 +247,7 @@ class DeadLetterQueue:
         )
         if isinstance(made[0], Exception):
             raise made[0]
-        return (await self._capturer.capture(await self._store(), made))[0]
+        return (await self._capturer.capture(self._open_store, made, self._spool()))[0]
 
     async def add_many(
         self,
@@ -234,7 +289,7 @@ class DeadLetterQueue:
             failed_at=failed_at,
             metadata=metadata,
         )
-        return await self._capturer.capture(await self._store(), made)
+        return await self._capturer.capture(self._open_store, made, self._spool())
 
     @asynccontextmanager
     async def capture(self, event: Any, **how: Any) -> AsyncGenerator[None]:
@@ -486,9 +541,16 @@ class DeadLetterQueue:
         """
         return await (await self._operations()).discard_many(which, why, dry_run=dry_run, on_answers=on_answers)
 
-    async def stats(self) -> QueueStats:
-        """Return counts and totals: one bounded call a shard."""
-        return await (await self._operations()).stats()
+    async def stats(self) -> "StatsWithSpool":
+        """Return counts and totals: one bounded call a shard, and a look at the spool's files."""
+        found = await (await self._operations()).stats()
+        values = {each.name: getattr(found, each.name) for each in fields(QueueStats)}
+        return StatsWithSpool(**values, spool=await self.spool_stats())
+
+    async def spool_stats(self) -> SpoolStats | None:
+        """Count what waits in the spool, of all processes of this machine; None without one. Needs no Redis."""
+        spool = self._spool()
+        return None if spool is None else await spool.stats()
 
     async def workers(self) -> list[WorkerInfo]:
         """Return what the workers that live tell of themselves: shards, letters held, host, process, concurrency."""

@@ -1,0 +1,411 @@
+"""The spool's files: what a crash leaves of them, whose they are, and what they may hold."""
+
+import fcntl
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from uno.event_bus.dead_letter import spool_files
+from uno.event_bus.dead_letter.letter import NewLetter
+from uno.event_bus.dead_letter.spool_files import Full, SpoolFiles
+from uno.event_bus.dead_letter.spool_record import HEADER_BYTES, MAGIC, Packed, State, pack, parse
+
+HEADER = MAGIC + b"salt"
+
+
+def letter(number: int, **how: Any) -> NewLetter:
+    return NewLetter(f"e{number}", "Order", b'{"number":%d}' % number, **how)
+
+
+def packed(number: int, state: State = State.WAITING) -> Packed:
+    return pack(letter(number), 1_800_000_000_000 + number, state)
+
+
+def segment_of(*records: Packed) -> bytes:
+    return HEADER + b"".join(each.record(HEADER) for each in records)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., SpoolFiles]]:
+    """Make the files of a queue, as one owner after another has them."""
+    made: list[SpoolFiles] = []
+
+    def files(max_bytes: int = 10_000_000) -> SpoolFiles:
+        made.append(SpoolFiles(str(tmp_path / "spool"), "default", max_bytes))
+        return made[-1]
+
+    yield files
+    for each in made:
+        each.close()
+
+
+def ids(files: SpoolFiles) -> list[str]:
+    return [record.letter.event_id for segment in files.segments() for record in files.load(segment)[0]]
+
+
+def paths(files: SpoolFiles, kind: str = ".spool") -> list[Path]:
+    return sorted(path for path in Path(files.folder).iterdir() if path.name.endswith(kind))
+
+
+# -- records ----------------------------------------------------------------------------------------------
+
+
+def test_a_letter_comes_back_as_it_was() -> None:
+    """Every field, any bytes."""
+    whole = NewLetter(
+        "e", "Order", bytes(range(256)), "x/y", "stock", "failed", "ValueError", "no ☃", "trace", "f" * 16,
+        123, 4, 5_000, "customer", "key", "zstd", b'{"a":1}',
+    )  # fmt: skip
+    [record] = parse(segment_of(pack(whole, 77, State.TRIED))).records
+    assert (record.letter, record.captured_at_ms, record.state) == (whole, 77, State.TRIED)
+
+
+def test_a_letter_that_does_not_say_has_failed_when_it_was_captured() -> None:
+    [record] = parse(segment_of(pack(letter(1), 77, State.WAITING))).records
+    assert record.letter.failed_at_ms == 77
+
+
+@pytest.mark.parametrize(
+    ("now_ms", "left_ms"), [(1000, 5000), (4000, 2000), (6000, 0), (10**12, 0), (0, 5000)], ids=str
+)
+def test_what_is_left_of_the_delay_is_sent(now_ms: int, left_ms: int) -> None:
+    """It counts from the capture; a clock that was set back makes it no longer."""
+    [record] = parse(segment_of(pack(letter(1, delay_ms=5000), 1000, State.WAITING))).records
+    assert record.to_send(now_ms).delay_ms == left_ms
+
+
+def test_a_file_torn_at_any_byte_keeps_every_complete_record() -> None:
+    """Wherever the last write ended: what is whole is read, what is torn is told apart."""
+    records = [packed(n) for n in range(3)]
+    data, ends = segment_of(*records), [HEADER_BYTES]
+    for each in records:
+        ends.append(ends[-1] + each.size)
+    for cut in range(len(data) + 1):
+        found = parse(data[:cut])
+        complete = sum(end <= cut for end in ends[1:])
+        assert [record.letter.event_id for record in found.records] == [f"e{n}" for n in range(complete)]
+        assert (found.end, found.damaged) == (min(cut, ends[complete]), 0)
+
+
+def test_a_damaged_byte_costs_its_record_alone() -> None:
+    """Wherever it is, but for the state and mark's own: letters before and after it are read."""
+    records = [packed(n) for n in range(3)]
+    data = segment_of(*records)
+    begin = HEADER_BYTES + records[0].size
+    for at in range(begin, begin + records[1].size):
+        broken = bytearray(data)
+        broken[at] ^= 0xFF
+        found = parse(bytes(broken))
+        known = {record.letter.event_id: record.state for record in found.records}
+        assert known.keys() >= {"e0", "e2"}
+        assert known.get("e1", State.TRIED) is State.TRIED, "a state that is none says that nobody knows"
+        assert ("e1" in known) == (found.damaged == 0)
+
+
+def test_bytes_of_an_event_are_never_taken_for_a_record() -> None:
+    """A torn record whose payload is itself a segment: without its salt, its records are none."""
+    inner = (MAGIC + b"tlas") + packed(1).record(MAGIC + b"tlas")
+    outer = pack(NewLetter("outer", "bytes", inner + bytes(100)), 1, State.WAITING)
+    data = segment_of(outer)
+    assert parse(data[:-50]).records == []
+
+
+# -- appending --------------------------------------------------------------------------------------------
+
+
+def test_files_are_the_users_alone(make: Callable[..., SpoolFiles]) -> None:
+    """Directories 0700, files 0600."""
+    files = make()
+    assert files.append([[packed(1)]]) == [None]
+    for folder in (Path(files.folder), Path(files.folder).parent):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in Path(files.folder).iterdir()} == {0o600}
+
+
+def test_calls_that_come_together_share_one_fsync(
+    make: Callable[..., SpoolFiles], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the file, whatever the number of letters; a new file costs one more, and one of the directory."""
+    files = make()
+    files.append([[packed(0)]])
+    synced: list[int] = []
+    monkeypatch.setattr(spool_files.os, "fsync", synced.append)
+    assert files.append([[packed(n)] for n in range(1, 51)] + [[packed(n) for n in range(51, 101)]]) == [None] * 51
+    assert len(synced) == 1
+    assert ids(files) == [f"e{n}" for n in range(101)]
+
+
+def test_a_file_and_its_name_are_on_disk_before_a_letter_is_acknowledged(
+    make: Callable[..., SpoolFiles], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The header, the directory, then the records."""
+    kinds: list[str] = []
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        kinds.append("directory" if stat.S_ISDIR(os.fstat(fd).st_mode) else str(os.fstat(fd).st_size > HEADER_BYTES))
+        real(fd)
+
+    monkeypatch.setattr(spool_files.os, "fsync", fsync)
+    make().append([[packed(1)]])
+    assert kinds[-3:] == ["False", "directory", "True"]
+    assert kinds[:-3] == ["directory"] * 2, "those in which directories were made"
+
+
+def test_a_segment_that_is_large_enough_is_followed_by_another(
+    make: Callable[..., SpoolFiles], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the space of what was sent comes back; the order stays."""
+    monkeypatch.setattr(spool_files, "SEGMENT_BYTES", 1000)
+    files = make()
+    for n in range(0, 60, 20):
+        assert files.append([[packed(m) for m in range(n, n + 20)]]) == [None]
+    assert len(paths(files)) > 5
+    assert ids(files) == [f"e{n}" for n in range(60)]
+    assert files.letters == 60
+
+
+def test_the_bound_is_never_passed(make: Callable[..., SpoolFiles], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all files of the queue, those of others too; a call that does not fit is refused whole, a smaller one fits."""
+    monkeypatch.setattr(spool_files, "SEGMENT_BYTES", 1000)
+    other, files = make(8192), make(8192)
+    assert other.append([[packed(n) for n in range(10)]]) == [None]
+    n, refusals = 0, list[Exception | None]()
+    while not refusals or refusals[-1] is None:
+        refusals += files.append([[packed(n)], [packed(n + 1)]])
+        n += 2
+        assert sum(path.stat().st_size for path in Path(files.folder).iterdir()) <= 8192
+    assert isinstance(refusals[-1], Full)
+    assert n >= 16
+    big, small = files.append([[pack(NewLetter("b", "x", bytes(8192)), 1, State.WAITING)], []])
+    assert isinstance(big, Full)
+    assert small is None
+
+
+def test_a_write_that_fails_leaves_nothing_behind(
+    make: Callable[..., SpoolFiles], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller hears the disk's error; earlier letters stay, later ones are kept."""
+    files = make()
+    files.append([[packed(1)]])
+
+    def sick(fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(spool_files.os, "fsync", sick)
+        [refusal] = files.append([[packed(2), packed(3)]])
+    assert isinstance(refusal, OSError)
+    assert refusal.errno == 5
+    assert files.append([[packed(4)]]) == [None]
+    assert ids(files) == ["e1", "e4"]
+    files.close()
+    later = make()
+    assert later.adopt() == 2
+    assert ids(later) == ["e1", "e4"]
+
+
+def test_a_write_that_fails_and_cannot_be_taken_back_says_so(
+    make: Callable[..., SpoolFiles], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the letter may be sent all the same: an error without a number."""
+    files = make()
+    files.append([[packed(1)]])
+
+    def sick(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(spool_files.os, "fsync", sick)
+        patch.setattr(spool_files.os, "truncate", sick)
+        [refusal] = files.append([[packed(2)]])
+    assert isinstance(refusal, OSError)
+    assert refusal.errno is None
+    assert "could not be taken back" in str(refusal)
+    assert ids(files) == ["e1"]
+
+
+def test_a_spool_that_was_removed_is_made_anew(make: Callable[..., SpoolFiles]) -> None:
+    """What is written to a removed file, nobody could read again."""
+    files = make()
+    files.append([[packed(1)]])
+    for path in Path(files.folder).iterdir():
+        path.unlink()
+    Path(files.folder).rmdir()
+    assert files.append([[packed(2)]]) == [None]
+    assert ids(files) == ["e2"]
+    files.close()
+    assert make().adopt() == 1
+
+
+# -- sending ----------------------------------------------------------------------------------------------
+
+
+def test_what_is_sent_is_forgotten_and_its_file_removed(make: Callable[..., SpoolFiles]) -> None:
+    """States are kept over a restart; the last letter's end is the file's."""
+    files = make()
+    files.append([[packed(n) for n in range(3)]])
+    [segment] = files.segments()
+    first, second, third = files.load(segment)[0]
+    files.mark(segment, [first.offset, second.offset], State.TRIED, sync=True)
+    files.mark(segment, [first.offset], State.SENT, sync=False)
+    assert files.letters == 2
+    files.close()
+    later = make()
+    assert later.adopt() == 2
+    [segment] = later.segments()
+    records, whole = later.load(segment)
+    assert [(record.letter.event_id, record.state) for record in records] == [
+        ("e1", State.TRIED),
+        ("e2", State.WAITING),
+    ]
+    assert whole
+    later.mark(segment, [second.offset, third.offset], State.SENT, sync=False)
+    later.sweep()
+    assert list(Path(later.folder).iterdir()) == []
+
+
+def test_a_removed_segment_is_told_and_passed_over(
+    make: Callable[..., SpoolFiles], caplog: pytest.LogCaptureFixture
+) -> None:
+    files = make()
+    files.append([[packed(1)]])
+    [segment] = files.segments()
+    os.unlink(segment.path)
+    assert files.load(segment) == ([], True)
+    assert files.letters == 0
+    assert "was removed with 1 letters" in caplog.text
+
+
+# -- owners -----------------------------------------------------------------------------------------------
+
+
+def test_segments_of_the_living_are_left_alone(make: Callable[..., SpoolFiles]) -> None:
+    """One owner adopts what another has left, and nobody else does any more."""
+    first, second, third = make(), make(), make()
+    first.append([[packed(1)]])
+    assert second.adopt() == 0
+    first.close()
+    second.append([[packed(2)]])
+    assert second.adopt() == 1
+    assert third.adopt() == 0
+    assert ids(second) == ["e1", "e2"], "the oldest first"
+    second.close()
+    assert third.adopt() == 2
+
+
+def test_a_lock_that_a_dead_owner_left_is_removed(make: Callable[..., SpoolFiles]) -> None:
+    """Killed before its first segment."""
+    files = make()
+    files.append([[packed(1)]])
+    lock = Path(files.folder) / "1700000000000-1-abcd.lock"
+    lock.touch()
+    assert files.adopt() == 0
+    assert not lock.exists()
+
+
+def test_a_new_owner_whose_lock_is_taken_gets_another(
+    make: Callable[..., SpoolFiles], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody who looks for dead owners may be quicker than it."""
+    files = make()
+    real, calls = fcntl.flock, []
+
+    def flock(fd: int, how: int) -> None:
+        calls.append(fd)
+        if len(calls) == 1:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        real(fd, how)
+
+    monkeypatch.setattr(spool_files.fcntl, "flock", flock)
+    assert files.append([[packed(1)]]) == [None]
+    assert len(calls) == 2
+
+
+def test_a_torn_tail_is_cut_off_with_one_line(
+    make: Callable[..., SpoolFiles], caplog: pytest.LogCaptureFixture
+) -> None:
+    """At every byte of the last record; the letters before it are adopted."""
+    for cut in range(1, packed(2).size + 1):
+        caplog.clear()
+        files, later = make(), make()
+        files.append([[packed(1), packed(2)]])
+        [path] = paths(files)
+        files.close()
+        os.truncate(path, path.stat().st_size - cut)
+        assert later.adopt() == 1
+        assert ids(later) == ["e1"]
+        torn = cut != packed(2).size
+        assert len(caplog.records) == torn
+        assert path.stat().st_size == HEADER_BYTES + packed(1).size
+        [segment] = later.segments()
+        later.mark(segment, [later.load(segment)[0][0].offset], State.SENT, sync=False)
+        later.sweep()
+        assert paths(later) == []
+
+
+def test_a_damaged_file_is_kept_when_its_letters_are_sent(
+    make: Callable[..., SpoolFiles], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was acknowledged and cannot be read is for somebody to look at; it is told, and counts in the bound."""
+    files, later = make(), make()
+    files.append([[packed(n) for n in range(3)]])
+    [path] = paths(files)
+    files.close()
+    data = bytearray(path.read_bytes())
+    data[HEADER_BYTES + packed(0).size + 30] ^= 0xFF
+    path.write_bytes(data)
+    assert later.adopt() == 2
+    assert "are damaged" in caplog.text
+    [segment] = later.segments()
+    later.mark(segment, [record.offset for record in later.load(segment)[0]], State.SENT, sync=False)
+    later.sweep()
+    assert [each.name for each in Path(later.folder).iterdir()] == [f"{path.name}.damaged"]
+    assert (later.survey().letters, later.survey().bytes) == (0, len(data))
+
+
+def test_a_file_of_another_version_is_left_alone(
+    make: Callable[..., SpoolFiles], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Told once; a process that knows it sends it."""
+    files = make()
+    files.append([[packed(1)]])
+    [path] = paths(files)
+    files.close()
+    path.write_bytes(b"UNOSPL2\n" + path.read_bytes()[len(MAGIC) :])
+    later = make()
+    assert [later.adopt(), later.adopt()] == [0, 0]
+    assert caplog.text.count("another version") == 1
+    assert path.exists()
+
+
+def test_stats_count_all_owners_without_their_help(make: Callable[..., SpoolFiles]) -> None:
+    """Bytes, letters, and when the oldest was captured."""
+    first, second, looker = make(), make(), make()
+    assert looker.survey().letters == 0
+    first.append([[packed(5), packed(6)]])
+    second.append([[packed(7)]])
+    [segment] = first.segments()
+    first.mark(segment, [first.load(segment)[0][0].offset], State.SENT, sync=False)
+    stats = looker.survey()
+    assert (stats.letters, stats.oldest_ms, stats.max_bytes) == (2, 1_800_000_000_006, 10_000_000)
+    assert stats.bytes == sum(path.stat().st_size for path in paths(looker))
+    assert stats.oldest_age_s == 0.0, "of a clock that is behind"
+
+
+def test_a_child_lets_go_of_the_parents_lock(make: Callable[..., SpoolFiles]) -> None:
+    """Without giving it up: the parent keeps its segments, and writes on."""
+    files, later = make(), make()
+    files.append([[packed(1)]])
+    child = os.fork()
+    if child == 0:
+        files.abandon()
+        os._exit(0 if files.append([[packed(2)]]) == [None] and ids(files) == ["e2"] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert later.adopt() == 1, "the child's, which has ended"
+    assert files.append([[packed(3)]]) == [None]
+    assert ids(files) == ["e1", "e3"]
