@@ -23,6 +23,7 @@ COMMANDS = {
     "reshard": (f"{_HERE}.shards:reshard", "Give a live queue more shards."),
     "verify": (f"{_HERE}.check:verify", "Check that every letter is accounted for."),
     "health": (f"{_HERE}.check:health", "Check that the queue is fit to work."),
+    "bench": (f"{_HERE}.bench:bench", "Measure captures, work and a failover on any server."),
 }
 
 

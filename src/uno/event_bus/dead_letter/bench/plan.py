@@ -1,0 +1,145 @@
+"""What every process of one benchmark must agree on, and the lines that they exchange: JSON, one message a line."""
+
+from dataclasses import fields
+from hashlib import blake2b
+from typing import Any, Final, Self
+
+import msgspec
+
+from uno.event_bus.dead_letter.bench.histogram import Histogram
+from uno.event_bus.dead_letter.bench.options import Options
+from uno.event_bus.dead_letter.config import DeadLetterConfig
+
+__all__ = ["BEGIN", "FINISH", "TYPE", "Failed", "Message", "Plan", "Produced", "Progress", "Ready", "Worked", "written"]
+
+TYPE: Final = "bench"
+"""Type of the events."""
+
+BEGIN: Final = b"begin\n"
+FINISH: Final = b"finish\n"
+"""What a producer is told after its plan: to begin; to stop at its share, which it has passed if it `goes_on`."""
+
+SMALLEST_BYTES: Final = 32
+"""Of a payload: its number has to fit in."""
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """The queue, the letters, and which of them fail: decided by seed and number alone, so all processes agree."""
+
+    url: str
+    settings: dict[str, Any]
+    letters: int
+    payload_bytes: int
+    fail_rate: float
+    seed: int
+    producers: int
+    origin_s: float
+    """Ticks are counted from here: the machine's monotonic clock, which its processes share."""
+    goes_on: bool
+    """Producers go on past their share until they are told to finish."""
+    number: int = 0
+    """Of the process, among those of its kind."""
+
+    @classmethod
+    def of(cls, url: str, config: DeadLetterConfig, options: Options, *, origin_s: float) -> Self:
+        """Return the plan of these options on a server."""
+        return cls(
+            url=url,
+            settings={each.name: getattr(config, each.name) for each in fields(config)},
+            letters=options.letters,
+            payload_bytes=options.payload_bytes,
+            fail_rate=options.fail_rate,
+            seed=options.seed,
+            producers=options.producers,
+            origin_s=origin_s,
+            goes_on=options.kill_primary,
+        )
+
+    def config(self) -> DeadLetterConfig:
+        """Return the queue's settings."""
+        return DeadLetterConfig(**self.settings)
+
+    def event(self, number: int) -> dict[str, Any]:
+        """Return the event of this number, of so many bytes as JSON."""
+        text = str(number)
+        return {"n": number, "pad": "x" * (self.payload_bytes - len('{"n":,"pad":""}') - len(text))}
+
+    def event_id(self, number: int) -> str:
+        """Return the event's id, which also says which shard it goes to."""
+        return f"{self.seed}-{number}"
+
+    def number_of(self, event_id: str) -> int:
+        """Return the number of an event's id."""
+        return int(event_id.rpartition("-")[2])
+
+    def fails(self, number: int) -> bool:
+        """Say whether the first attempt of this letter fails."""
+        drawn = blake2b(self.event_id(number).encode(), digest_size=4, person=b"fails").digest()
+        return int.from_bytes(drawn) < self.fail_rate * 2**32
+
+
+# --- what the processes tell -----------------------------------------------------------------------------
+
+
+class Ready(msgspec.Struct, tag=True):
+    """The process is connected and waits to begin."""
+
+
+class Progress(msgspec.Struct, tag=True):
+    """So many letters were acknowledged to this producer."""
+
+    acknowledged: int
+
+
+class Failed(msgspec.Struct, tag=True):
+    """The process cannot go on."""
+
+    code: str
+    message: str
+
+
+class Produced(msgspec.Struct, tag=True):
+    """All that a producer has seen."""
+
+    acknowledged: bytes
+    """Numbers of its letters that were, as `Bits`."""
+    given_up: int
+    """Letters that never were, after many tries."""
+    calls: Histogram
+    """How long a capture took that was acknowledged: that one call."""
+    errors: dict[str, int]
+    """Code of the error → calls that raised it."""
+    ticks: bytes
+    """When captures were acknowledged."""
+    began_s: float
+    ended_s: float
+    """First call, and last acknowledgement, by the machine's monotonic clock."""
+    cpu_s: float
+    elapsed_s: float
+
+
+class Worked(msgspec.Struct, tag=True):
+    """All that a worker has seen."""
+
+    runs: int
+    done: bytes
+    """Numbers of the letters whose handler worked, as `Bits`."""
+    waits: Histogram
+    """From when a letter was due for the first time to the start of its handler, by the server's clock."""
+    ticks: bytes
+    """When handlers were started."""
+    began_s: float
+    ended_s: float
+    """First and last start of a handler, by the machine's monotonic clock; 0 without any."""
+    cpu_s: float
+    elapsed_s: float
+
+
+type Message = Ready | Progress | Failed | Produced | Worked
+
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+def written(message: Message | Plan) -> bytes:
+    """Return a message as a line."""
+    return _ENCODER.encode(message) + b"\n"

@@ -1,0 +1,115 @@
+"""A producer: captures its share of the letters, one call a letter, so many at a time, until each is acknowledged."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import count
+from time import monotonic, process_time
+from typing import Final
+
+import anyio
+
+from uno.event_bus.dead_letter.bench.bits import TICK_S, Bits
+from uno.event_bus.dead_letter.bench.failed import BenchFailed
+from uno.event_bus.dead_letter.bench.histogram import Histogram
+from uno.event_bus.dead_letter.bench.plan import FINISH, TYPE, Message, Plan, Produced, Progress, Ready
+from uno.event_bus.dead_letter.errors import DeadLetterError, NotReplicated, QueueFull, StoreUnavailable
+from uno.event_bus.dead_letter.queue import DeadLetterQueue
+
+__all__ = ["Producer"]
+
+PROGRESS_S: Final = 0.1
+AGAIN_S: Final = 0.02
+"""A call that failed is repeated, with the same event id, after this long."""
+
+PATIENCE_S: Final = 60.0
+"""A letter that was not acknowledged for so long is given up."""
+
+
+class Producer:
+    """The producers' part, in one process. A closed loop: each of its tasks waits for one letter, then takes the next.
+
+    A letter whose outcome is unknown, or that was refused for now, is repeated with its event id, as a service
+    would do; what no repeat helps ends the benchmark.
+    """
+
+    def __init__(self, plan: Plan, tell: Callable[[Message], None]) -> None:
+        self._plan = plan
+        self._tell = tell
+        self._dlq = DeadLetterQueue(plan.url, plan.config())
+        self._numbers = self._own_numbers()
+        self._goes_on = plan.goes_on
+        self._acknowledged, self._ticks = Bits(), Bits()
+        self._captured = self._given_up = 0
+        self._calls = Histogram()
+        self._errors: Counter[str] = Counter()
+        self._ended_s = 0.0
+
+    def _own_numbers(self) -> Iterator[int]:
+        """Yield this producer's share of the numbers, and more as long as the plan goes on."""
+        for number in count(self._plan.number, self._plan.producers):
+            if number >= self._plan.letters and not self._goes_on:
+                return
+            yield number
+
+    async def run(self, words: AsyncIterator[bytes]) -> Produced:
+        """Wait to begin, capture, and return what was seen."""
+        async with self._dlq, anyio.create_task_group() as group:
+            self._tell(Ready())
+            await anext(words)  # to begin
+            group.start_soon(self._listen, words)
+            group.start_soon(self._report)
+            began_s, cpu_s = monotonic(), process_time()
+            async with anyio.create_task_group() as tasks:
+                for _ in range(self._plan.config().concurrency):
+                    tasks.start_soon(self._capture_all)
+            group.cancel_scope.cancel()
+        return Produced(
+            self._acknowledged.packed,
+            self._given_up,
+            self._calls,
+            dict(self._errors),
+            self._ticks.packed,
+            began_s,
+            self._ended_s,
+            process_time() - cpu_s,
+            monotonic() - began_s,
+        )
+
+    async def _listen(self, words: AsyncIterator[bytes]) -> None:
+        async for word in words:
+            if word == FINISH:
+                self._goes_on = False
+
+    async def _report(self) -> None:
+        while True:
+            await anyio.sleep(PROGRESS_S)
+            self._tell(Progress(self._captured))
+
+    async def _capture_all(self) -> None:
+        while (number := next(self._numbers, None)) is not None:
+            await self._capture(number)
+
+    async def _capture(self, number: int) -> None:
+        event, event_id = self._plan.event(number), self._plan.event_id(number)
+        first_s = monotonic()
+        while monotonic() < first_s + PATIENCE_S:
+            called_s = monotonic()
+            try:
+                await self._dlq.add(event, type=TYPE, event_id=event_id, delay=0)
+            except (StoreUnavailable, NotReplicated, QueueFull) as error:
+                self._note(error)
+                await anyio.sleep(AGAIN_S)
+            else:
+                self._ended_s = monotonic()
+                self._calls.add(self._ended_s - called_s)
+                self._ticks.add(int((self._ended_s - self._plan.origin_s) / TICK_S))
+                self._acknowledged.add(number)
+                self._captured += 1
+                return
+        self._given_up += 1
+
+    def _note(self, error: DeadLetterError) -> None:
+        self._errors[error.code] += 1
+        if isinstance(error, NotReplicated) and not self._captured:
+            # Not an outage: there are not as many replicas as are asked for.
+            raise BenchFailed(f"durability {self._plan.config().durability} is not to be had here: {error}", error.code)
