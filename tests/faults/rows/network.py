@@ -1,0 +1,197 @@
+"""Networks that lose, delay, cut and separate: F5, F11, F12, F17, F25, F26."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tests.faults.rows.registry import need, row
+from tests.support.clusters import Cluster
+from tests.support.harness.run import FAILOVER_S, Promise, Run
+from tests.support.harness.wires import CuttableCluster, Wire, Wires, own_network
+
+RESUMES_S = 5.0
+
+
+@row("F5", "the heartbeats of a worker are cut off, nothing else", "standalone")
+def heartbeats_cut(run: Run) -> None:
+    with Wire(run.server.url, seed=run.seed) as wire:
+        run.begin(workers=2, mix=[[5, "ok", 5], [1, "ok", 1500]])
+        run.url = wire.url
+        run.work(1)
+        run.sleep(0.5)
+        with run.fault("heartbeats cut"):
+            wire.silence("extend")
+            run.sleep(3 * run.lease_s)
+            wire.heal()
+        run.resumes(time.monotonic())
+        run.finish()
+        run.workers.clear()
+    cancelled = sum(line.what == "end" and line.note == "cancelled" for line in run.history.lines)
+    run.remarks.append(f"{cancelled} handlers were cancelled before another worker had their letters")
+
+
+@row("F11", "a primary is out of its clients' reach, silent or reset; chunks pass by half", "cluster")
+def unreachable(run: Run) -> None:
+    run.promise = Promise(resumes_s=RESUMES_S)
+    with Wires(run.cluster, seed=run.seed) as wires:
+        run.remap = wires.remap
+        run.begin(lanes=8)
+        primary = run.primary(0)
+        shards = run.shards_of(primary)
+        others = [shard for shard in run.shards if shard not in shards]
+        for seconds in (1.0, 6.0):
+            with run.fault(f"{seconds:g} s of silence"):
+                wires.to(primary).silence()
+                run.sleep(seconds / 2)
+                run.resumes(time.monotonic(), others)  # the other shards go on meanwhile
+                run.sleep(seconds / 2)
+                wires.to(primary).heal()
+            run.resumes(time.monotonic())
+        with run.fault("resets, and halves of chunks"):
+            for wire in wires.all():
+                wire.halves = 0.01
+            for _ in range(10):
+                run.chance.choice(wires.all()).reset_all()
+                run.sleep(0.2)
+            for wire in wires.all():
+                wire.halves = 0.0
+        run.resumes(time.monotonic())
+        run.finish()
+
+
+@row("F11-late", "settles that are on their way for three leases, and arrive", "standalone")
+def late_settles(run: Run) -> None:
+    """What a fence is for: by then another worker has the letters, and is running them."""
+    with Wire(run.server.url, seed=run.seed) as wire:
+        run.begin(workers=1, mix=[[1, "ok", 5], [2, "ok", 700]], config={"concurrency": 40})
+        run.url = wire.url
+        run.work(2, config={"operation_timeout": 20.0})
+        run.sleep(1.2)
+        with run.fault("settles held up"):
+            wire.hold("settle")
+            run.wait(lambda: wire.holding, 10, "a settle is on its way")
+            run.sleep(3 * run.lease_s, 4 * run.lease_s)
+            wire.release()
+        run.resumes(time.monotonic())
+        run.sleep(1)
+        run.finish()
+        run.workers.clear()
+
+
+@contextmanager
+def cuttable(name: str) -> Iterator[Cluster]:
+    need(root=True, programs=("ip",))
+    with own_network(), CuttableCluster(name) as cluster:
+        yield cluster
+
+
+def separate(run: Run) -> None:
+    """Cut a primary off from all other nodes; its clients reach both sides, but for one that is on its side alone."""
+    cluster: Any = run.cluster
+    primary = run.primary(0)
+    shards = run.shards_of(primary)
+    run.remap = dict(cluster.REMAP)
+    run.begin(gap_s=0.05)
+    elsewhere = {cluster.address_of(node): "127.0.0.1:1" for node in cluster.nodes if node is not primary}
+    run.url = f"redis://127.0.0.1:{primary.port}/0?cluster=true"
+    run.remap = cluster.REMAP | elsewhere
+    run.produce(1, lanes=2)
+    run.remap = dict(cluster.REMAP)
+    with run.fault("a primary is cut off", undoes=shards):
+        cut_at = time.monotonic()
+        cluster.cut_off(primary)
+        run.resumes(cut_at, shards)
+        run.sleep(1.0)
+        cluster.join(primary)
+        cluster.wait_until_ok()
+    run.resumes(time.monotonic())
+    run.finish()
+
+
+@row("F12", "a primary is cut off with some clients; captures replicated", "cluster", place=cuttable)
+def separated(run: Run) -> None:
+    run.settings, run.promise = {"durability": "replicated"}, Promise(resumes_s=FAILOVER_S)
+    separate(run)
+
+
+@row("F12-memory", "the same at the default level: losses are counted", "cluster", place=cuttable)
+def separated_default(run: Run) -> None:
+    run.promise = Promise(lost=None, resumes_s=FAILOVER_S)
+    separate(run)
+    if run.figures.lost:
+        run.remarks.append("acknowledged by the primary while it was cut off, until it knew (node-timeout)")
+
+
+@row("F17", "each event is captured five times at once, also while a primary dies", "cluster")
+def repeated(run: Run) -> None:
+    run.settings = {"durability": "replicated"}
+    run.begin(producers=2, lanes=2, gap_s=0.15, copies=5)
+    primary = run.primary(0)
+    shards = run.shards_of(primary)
+    with run.fault("SIGKILL of a primary", undoes=shards):
+        killed_at = time.monotonic()
+        primary.kill()
+        run.resumes(killed_at, shards)
+        primary.start()
+        run.cluster.wait_until_ok()
+    run.finish()
+    answers: dict[str, set[str]] = {}
+    for line in run.history.lines:
+        if line.what == "ok":
+            answers.setdefault(line.event, set()).add(line.letter)
+    different = [event for event, letters in answers.items() if len(letters) > 1]
+    run.remarks.append(f"{len(answers)} events, {len(different)} answered with several ids")
+    if different:
+        run.failures.append(f"several ids for {different[:5]}")
+
+
+@row("F17-once", "replies to captures are lost, nobody repeats, nothing is remembered: none is there twice", "standalone")
+def once(run: Run) -> None:
+    run.settings = {"dedupe_window": 0.0}
+    run.begin(producers=0, workers=2, warm=0)
+    with Wire(run.server.url, seed=run.seed) as wire:
+        run.url = wire.url
+        run.produce(2, repeats=False, gap_s=0.03)
+        with run.fault("replies lost"):
+            for _ in range(10):
+                wire.lose_replies("add", 3)
+                run.sleep(0.2)
+        run.sleep(0.3)
+        run.finish()
+
+
+@row("F25", "every connection of every client is closed, five times a second", "cluster")
+def churn(run: Run) -> None:
+    run.promise = Promise(resumes_s=1.0 + 0.5)
+    run.begin(lanes=8)
+    before = len(run.cluster.connections())
+    with run.fault("CLIENT KILL storm"):
+        for _ in range(15):
+            for node in run.cluster.nodes:
+                node.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            run.sleep(0.2)
+    run.resumes(time.monotonic())
+    run.sleep(1)
+    after = len(run.cluster.connections())
+    run.finish()
+    run.remarks.append(f"{before} connections before, {after} after")
+    if after > before * 1.5 + 10:
+        run.failures.append("connections have piled up")
+
+
+@row("F26", "captures and workers are cancelled at random moments, behind a jittering network", "standalone")
+def cancelled(run: Run) -> None:
+    with Wire(run.server.url, seed=run.seed) as wire:
+        wire.max_delay_s = 0.004
+        run.begin(producers=0, workers=1, warm=0)
+        run.url = wire.url
+        run.work(2, cancels=1.0)
+        run.produce(2, lanes=6, gap_s=0.01, cancels=0.02, mix=[[3, "ok", 2], [1, "ok", 30]])
+        with run.fault("cancellations"):
+            run.sleep(5)
+        run.finish()
+        run.workers.clear()
+    cuts = sum(line.what == "info" and line.note == "cancelled" for line in run.history.lines)
+    run.remarks.append(f"{cuts} captures cancelled")
+

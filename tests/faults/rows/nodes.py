@@ -1,0 +1,214 @@
+"""Nodes that die, hang and hand over, and slots that move: F6 to F10, and the primaries one after another."""
+
+import signal
+import time
+from collections.abc import Sequence
+
+from tests.faults.rows.registry import Skip, row
+from tests.support.clusters import Cluster
+from tests.support.harness.run import FAILOVER_S, Promise, Run
+from uno.event_bus.dead_letter.store.local_node import LocalNode
+
+__all__ = ["fail_over", "move_keys", "move_slots"]
+
+REPLICATED = {"durability": "replicated"}
+DURABLE = Promise(lost=0, resumes_s=FAILOVER_S)
+DEFAULT = Promise(lost=None, resumes_s=FAILOVER_S)
+SETTLE_S = 0.3
+
+
+def fail_over(run: Run, shard: int = 0) -> LocalNode:
+    """Kill the primary of a shard, wait until work has resumed, and bring the node back; return it."""
+    primary = run.primary(shard)
+    shards = run.shards_of(primary)
+    with run.fault("SIGKILL of a primary", undoes=shards):
+        killed_at = time.monotonic()
+        primary.kill()
+        run.resumes(killed_at, shards)
+        primary.start()
+        run.cluster.wait_until_ok()
+    return primary
+
+
+def window_remark(run: Run) -> None:
+    """Say how much was lost at the default level, and in which window."""
+    acknowledged = {line.event: line.at for line in run.history.lines if line.what == "ok"}
+    begins = [line.at for line in run.history.lines if line.what == "fault" and line.note == "begin"]
+    lost = [text.split()[1] for text in run.figures.examples if text.startswith("lost ")]
+    ages = [min((begin - acknowledged[event] for begin in begins), key=abs) for event in lost if event in acknowledged]
+    if run.figures.lost:
+        run.remarks.append(f"acknowledged {max(ages):.2f} to {min(ages):.2f} s before a fault")
+
+
+@row("F6", "a primary is killed by SIGKILL; captures replicated", "cluster")
+def killed_primary(run: Run) -> None:
+    run.settings, run.promise = REPLICATED, DURABLE
+    run.begin()
+    for _ in range(2):
+        fail_over(run, run.chance.choice(run.shards))
+        run.sleep(SETTLE_S)
+    run.finish()
+
+
+@row("F6-memory", "the same at the default level: losses are counted", "cluster")
+def killed_primary_default(run: Run) -> None:
+    run.promise = DEFAULT
+    run.begin(gap_s=0.02)
+    for _ in range(2):
+        fail_over(run, run.chance.choice(run.shards))
+        run.sleep(SETTLE_S)
+    run.finish()
+    window_remark(run)
+
+
+@row("F6-frozen", "the replica hangs, then the primary is killed: WAIT must not have been believed", "cluster")
+def frozen_replica(run: Run) -> None:
+    run.settings, run.promise = REPLICATED | {"operation_timeout": 1.0}, DURABLE
+    run.begin(gap_s=0.03)
+    primary = run.primary(0)
+    [replica] = run.cluster.replicas_of(primary)
+    shards = run.shards_of(primary)
+    with run.fault("SIGSTOP of a replica, SIGKILL of its primary", undoes=shards):
+        replica.send(signal.SIGSTOP)
+        run.sleep(0.6)
+        killed_at = time.monotonic()
+        primary.kill()
+        replica.send(signal.SIGCONT)
+        run.resumes(killed_at, shards)
+        primary.start()
+        run.cluster.wait_until_ok()
+    run.finish()
+
+
+def zombie(run: Run, shard: int = 0) -> None:
+    """Stop a primary until its replica has taken over, and let it go on."""
+    primary = run.primary(shard)
+    shards = run.shards_of(primary)
+    with run.fault("SIGSTOP of a primary", undoes=shards):
+        stopped_at = time.monotonic()
+        primary.send(signal.SIGSTOP)
+        run.resumes(stopped_at, shards)
+        run.sleep(0.5)
+        primary.send(signal.SIGCONT)
+        run.cluster.wait_until_ok()
+        run.sleep(0.2)
+
+
+@row("F7", "a primary hangs, is replaced, and goes on; captures replicated", "cluster")
+def zombie_primary(run: Run) -> None:
+    run.settings, run.promise = REPLICATED, DURABLE
+    run.begin(gap_s=0.05)
+    for _ in range(2):
+        zombie(run, run.chance.choice(run.shards))
+        run.sleep(SETTLE_S)
+    run.finish()
+
+
+@row("F7-memory", "the same at the default level: losses are counted", "cluster")
+def zombie_primary_default(run: Run) -> None:
+    run.promise = DEFAULT
+    run.begin(gap_s=0.05)
+    for _ in range(2):
+        zombie(run, run.chance.choice(run.shards))
+        run.sleep(SETTLE_S)
+    run.finish()
+    window_remark(run)
+
+
+@row("F8", "each primary hands over to its replica, twice", "cluster")
+def handed_over(run: Run) -> None:
+    run.promise = Promise(errors=0, duplicated=0, resumes_s=1.0 + SETTLE_S)
+    run.begin()
+    for _ in range(2):
+        for primary in run.cluster.primaries():
+            shards = run.shards_of(primary)
+            if not shards:
+                continue
+            [replica] = run.cluster.replicas_of(primary)
+            with run.fault("CLUSTER FAILOVER"):
+                asked_at = time.monotonic()
+                replica.client.execute_command("CLUSTER", "FAILOVER")
+                run.wait(replica.is_primary, 10, "the replica is the primary")
+                run.resumes(max(asked_at, time.monotonic() - 0.05), shards)
+            run.cluster.wait_until_ok()
+    run.finish()
+
+
+def move_keys(slot: int, source: LocalNode, target: LocalNode, nodes: Sequence[LocalNode], pause_s: float) -> None:
+    """Move a slot key by key, with pauses: for a while half of its keys are here and half there."""
+    target.client.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
+    source.client.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
+    while keys := source.client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 1):
+        time.sleep(pause_s)
+        source.client.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+    time.sleep(pause_s)
+    for node in (target, source, *(node for node in nodes if node not in (source, target))):
+        node.client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", target.id)
+
+
+def move_slots(run: Run, *, to: LocalNode | None = None, pause_s: float = 0.03) -> None:
+    """Move every slot of the queue to another node, key by key, under load."""
+    for slot in run.slots():
+        primaries = run.cluster.primaries()
+        source = run.cluster.primary_of(slot)
+        target = to or primaries[(primaries.index(source) + 1) % len(primaries)]
+        with run.fault("slot migration"):
+            move_keys(slot, source, target, primaries, pause_s)
+        run.resumes(time.monotonic())
+
+
+@row("F9", "every slot of the queue moves key by key, to a node without slots and on", "cluster", place=Cluster)
+def moved_keys(run: Run) -> None:
+    run.settings = {"operation_timeout": 10.0}
+    run.promise = Promise(errors=0, duplicated=0)
+    run.begin(lanes=8)
+    move_slots(run, to=run.cluster.add_empty_primary())
+    move_slots(run)
+    run.finish()
+
+
+@row("F10", "every slot of the queue moves at once, to a node without slots", "cluster", place=Cluster)
+def moved_at_once(run: Run) -> None:
+    if run.cluster.version < (9, 0):
+        raise Skip("atomic slot migration came with Valkey 9")
+    run.promise = Promise(errors=0, duplicated=0, resumes_s=1.0)
+    run.begin()
+    new = run.cluster.add_empty_primary()
+    for slot in run.slots():
+        source = run.cluster.primary_of(slot)
+        with run.fault("atomic slot migration"):
+            source.client.execute_command("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", new.id)
+            run.wait(lambda slot=slot: _serves(new, slot), 10, "the slot has moved")
+        run.resumes(time.monotonic())
+    run.finish()
+
+
+def _serves(node: LocalNode, slot: int) -> bool:
+    return any(
+        first <= slot <= last and int(primary[1]) == node.port
+        for first, last, primary, *_ in node.client.execute_command("CLUSTER", "SLOTS")
+    )
+
+
+def one_after_another(run: Run, kills: int) -> None:
+    """Kill primaries, each of another shard than the last, each back before the next."""
+    run.begin(producers=4, workers=4, lanes=2)
+    for kill in range(kills):
+        fail_over(run, run.shards[kill % len(run.shards)])
+        run.sleep(0, SETTLE_S)
+    run.finish()
+    run.remarks.append(f"{kills} kills, median {sorted(run.resumed_s)[kills // 2]:.2f} s")
+
+
+@row("20-primaries", "20 primaries killed one after another; 4 producers, 4 workers; captures replicated", "cluster")
+def twenty(run: Run) -> None:
+    run.settings, run.promise = REPLICATED, DURABLE
+    one_after_another(run, 20)
+
+
+@row("8-primaries-memory", "8 of them at the default level: losses are counted", "cluster")
+def eight(run: Run) -> None:
+    run.promise = DEFAULT
+    one_after_another(run, 8)
+    window_remark(run)
+

@@ -1,0 +1,78 @@
+"""Processes of a run: started, signalled, killed, waited for."""
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+__all__ = ["ROOT", "Actor"]
+
+ROOT = Path(__file__).parents[3]
+START_S = 40.0
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def _die_with_parent() -> None:
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Actor:
+    """One process; `kind` is ``producer`` or ``worker``, `tree` the checkout whose engine it runs."""
+
+    def __init__(self, kind: str, settings: dict[str, Any], tree: Path = ROOT) -> None:
+        self.kind = kind
+        self.name: str = settings["name"]
+        self._folder = Path(settings["folder"])
+        self._log = self._folder / f"{self.name}.log"
+        path = os.pathsep.join((str(tree / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")))
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", f"tests.support.harness.{kind}", json.dumps(settings)],
+                cwd=self._folder,
+                env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one C call
+            )
+
+    def __repr__(self) -> str:
+        return f"{self.name} (pid {self.process.pid})"
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+    def said(self) -> str:
+        """The last lines of its log."""
+        return self._log.read_text("utf-8", "replace")[-2000:]
+
+    def wait_ready(self) -> None:
+        """Wait for its first word: after that, it can be signalled, and works."""
+        deadline = time.monotonic() + START_S
+        journal = self._folder / f"{self.name}.jsonl"
+        while not (journal.exists() and b'["ready"' in journal.read_bytes()[:200_000]):
+            if not self.is_alive or time.monotonic() > deadline:
+                raise AssertionError(f"{self} does not start: {self.said()}")
+            time.sleep(0.01)
+
+    def send(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
+    def wait(self, timeout_s: float = 40.0) -> int:
+        return self.process.wait(timeout_s)
+
+    def kill(self) -> None:
+        """SIGKILL, and reap it."""
+        if self.is_alive:
+            self.send(signal.SIGKILL)
+        self.wait()
