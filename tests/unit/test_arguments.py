@@ -9,8 +9,8 @@ import pytest
 
 from uno.event_bus.bus import EventBus
 from uno.event_bus.dead_letter import ConfigError, DeadLetterConfig, DeadLetterQueue
+from uno.event_bus.dead_letter.backoff import FixedDelay
 from uno.event_bus.dead_letter.capture import ARGUMENTS, check_metadata
-from uno.event_bus.dead_letter.retry import FixedDelay
 
 AWAY = "redis://127.0.0.1:1"
 """Nothing listens there: what is refused must be refused before any I/O."""

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from tests.support.holding import held
+from uno.event_bus.dead_letter.backoff import FixedDelay
 from uno.event_bus.dead_letter.errors import ConfigError, InvalidEvent
 from uno.event_bus.dead_letter.handlers import Handlers, HandlerTimeout
 from uno.event_bus.dead_letter.letter import Letter
-from uno.event_bus.dead_letter.retry import FixedDelay
 
 
 class Order(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""The vocabulary: letters decode lazily and survive any bytes; counters, history and leases keep their words."""
+"""The vocabulary: letters decode lazily and survive any bytes; counters and leases keep their words."""
 
 from time import monotonic
 
@@ -7,13 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uno.event_bus.dead_letter import letter as module
+from uno.event_bus.dead_letter.history import History
 from uno.event_bus.dead_letter.letter import (
     FIELDS,
-    HISTORY_LENGTH,
-    Attempt,
     Counters,
     DeadLetterReason,
-    History,
     Lease,
     Letter,
     LetterState,
@@ -46,10 +44,6 @@ ODD_BYTES = [b"\xff\xfe", b"-1", b"1.5", b" 1", "١".encode(), b"", b"[", b"null
 
 def letter(fields: dict[bytes, bytes], **others: object) -> Letter:
     return Letter.from_fields("2-1718000000000-5", fields, state=LetterState.LEASED, **others)
-
-
-def attempt(number: int = 0, message: str = "") -> Attempt:
-    return Attempt(1_718_000_000_000 + number, "worker-1", 0.25, "ValueError", message)
 
 
 def test_names_are_exported_in_order() -> None:
@@ -150,45 +144,6 @@ def test_capture_key_is_the_dedupe_key_or_event_and_subscription() -> None:
     assert NewLetter("e", "t", b"").capture_key == "e\0"
     assert NewLetter("e", "t", b"", subscription="s").capture_key == "e\0s"
     assert NewLetter("e", "t", b"", subscription="s", dedupe_key="d").capture_key == "d"
-
-
-# --- history ---------------------------------------------------------------------------------------------
-
-
-def test_history_comes_back_as_it_was() -> None:
-    """Attempts, trace context, and since when nobody handled it."""
-    history = History([attempt(1, "boom"), attempt(2)], {"traceparent": "00-1"}, 5)
-    assert History.unpack(history.pack()) == history
-
-
-@pytest.mark.parametrize("packed", [b"", b"\xc1", b"\x90\x90", b"\x01", b"\x93\xc0\xc0\xc0", b"not ours"], ids=repr)
-def test_history_that_is_not_ours_is_empty(packed: bytes) -> None:
-    """A damaged history costs the past, not the letter."""
-    assert History.unpack(packed) == History([], {}, 0)
-
-
-def test_history_keeps_the_last_twenty_attempts() -> None:
-    """The oldest go first."""
-    kept = History.unpack(History([attempt(n) for n in range(50)]).pack()).attempts
-    assert kept == [attempt(n) for n in range(50 - HISTORY_LENGTH, 50)]
-
-
-def test_history_stays_within_two_kib() -> None:
-    """Long messages leave room for fewer attempts."""
-    history = History([attempt(n, "x" * 120) for n in range(20)], {"traceparent": "00-1"})
-    packed = history.pack()
-    kept = History.unpack(packed).attempts
-    assert len(packed) <= 2048
-    assert 5 < len(kept) < 20
-    assert kept[-1] == attempt(19, "x" * 120)
-    assert len(history.attempts) == 20, "packing changes nothing"
-
-
-def test_histories_share_nothing() -> None:
-    """Defaults are not one list for all."""
-    one, other = History(), History()
-    one.attempts.append(attempt())
-    assert other.attempts == []
 
 
 # --- lease -----------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from uno.event_bus.dead_letter.backoff import MAX_DELAY_S, DelayList, ExponentialBackoff, FixedDelay
 from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.decision import (
     RESOLVED,
@@ -26,11 +27,7 @@ from uno.event_bus.dead_letter.errors import ConfigError, InvalidEvent
 from uno.event_bus.dead_letter.letter import Counters, Verb
 from uno.event_bus.dead_letter.retry import (
     FALLBACK,
-    MAX_DELAY_S,
     CustomPolicy,
-    DelayList,
-    ExponentialBackoff,
-    FixedDelay,
     PolicyByException,
     RetryPolicy,
     as_policy,

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from uno.event_bus.dead_letter.backoff import DelayList, ExponentialBackoff, FixedDelay
     from uno.event_bus.dead_letter.config import DeadLetterConfig
     from uno.event_bus.dead_letter.decision import Discard, Park, RetryLater
     from uno.event_bus.dead_letter.errors import (
@@ -29,16 +30,11 @@ if TYPE_CHECKING:
     from uno.event_bus.dead_letter.operations import QueueStats, VerifyReport
     from uno.event_bus.dead_letter.queue import DeadLetterQueue
     from uno.event_bus.dead_letter.replay import ReplayReport
-    from uno.event_bus.dead_letter.retry import (
-        DelayList,
-        ExponentialBackoff,
-        FixedDelay,
-        PolicyByException,
-        RetryPolicy,
-    )
+    from uno.event_bus.dead_letter.retry import PolicyByException, RetryPolicy
     from uno.event_bus.dead_letter.where import Where
 
 _HOMES = {
+    "backoff": ("DelayList", "ExponentialBackoff", "FixedDelay"),
     "config": ("DeadLetterConfig",),
     "decision": ("Discard", "Park", "RetryLater"),
     "errors": (
@@ -64,13 +60,7 @@ _HOMES = {
     "operations": ("QueueStats", "VerifyReport"),
     "queue": ("DeadLetterQueue",),
     "replay": ("ReplayReport",),
-    "retry": (
-        "DelayList",
-        "ExponentialBackoff",
-        "FixedDelay",
-        "PolicyByException",
-        "RetryPolicy",
-    ),
+    "retry": ("PolicyByException", "RetryPolicy"),
     "where": ("Where",),
 }
 """Module → public names. They are imported when first asked for: `--help` needs none of them."""

@@ -1,8 +1,7 @@
 """Events to bytes and back.
 
 An event may be a msgspec struct, a pydantic model (2.11 or later), a dataclass, an attrs instance, a dict, or any
-value that JSON can say; it becomes JSON. Bytes stay as they are. Neither pydantic nor attrs is imported: their
-classes are known by their marks.
+value that JSON can say; it becomes JSON. Bytes stay as they are.
 
 What is written must come back as it was, or be refused when it is captured: `InvalidEvent` names the type and the
 field, in place of the ``null`` that JSON writers put for NaN and infinity, of the asterisks that pydantic
@@ -16,12 +15,9 @@ whole, and read with the last of them.
 """
 
 import sys
-from collections import UserList, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from dataclasses import is_dataclass
+from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from enum import Enum
 from functools import lru_cache, partial
 from inspect import Parameter
 from math import isfinite
@@ -32,6 +28,16 @@ import msgspec
 import msgspec.inspect
 
 from uno.event_bus.dead_letter.errors import ConfigError, InvalidEvent
+from uno.event_bus.dead_letter.parts import (
+    LIST_LIKE,
+    Path,
+    attributes,
+    is_model,
+    private_attributes,
+    reader,
+    shown_path,
+    walk,
+)
 
 __all__ = [
     "BYTES",
@@ -48,9 +54,6 @@ JSON: Final = "application/json"
 BYTES: Final = "application/octet-stream"
 
 type Decoder = Callable[[bytes], Any]
-
-_LIST_LIKE: Final[tuple[type[Any], ...]] = (list, tuple, Set, deque, UserList)
-"""Classes of values that are written as lists."""
 
 
 class Encoded(NamedTuple):
@@ -107,7 +110,7 @@ def encode(event: object, *, type_name: str | None = None, content_type: str | N
 
 def _to_json(event: Any, name: str) -> bytes:
     kind: Any = type(event)
-    if _is_model(kind):
+    if is_model(kind):
         # Field names, not aliases: `by_name` reads them back whatever the model's aliases are.
         payload: bytes = event.model_dump_json(round_trip=True, by_alias=False).encode()
     else:
@@ -131,32 +134,18 @@ def _name_of(event: object, given: str | None) -> str:
     raise InvalidEvent(kind.__name__, "the name of an event's type must be a text that is not empty")
 
 
-@lru_cache(4096)
-def _is_model(kind: Any) -> bool:
-    """Answer whether this is a class of pydantic models, without importing pydantic."""
-    return hasattr(kind, "__pydantic_validator__") and hasattr(kind, "model_validate_json")
-
-
 def _with_private_attributes(event: Any) -> object:
     """Return an attrs instance with private attributes as a dict, because msgspec would leave those out."""
     kind: Any = type(event)
-    if not _private_attributes(kind):
+    if not private_attributes(kind):
         return event
-    return {name: getattr(event, name) for name in _attributes(kind)}
-
-
-@lru_cache(4096)
-def _private_attributes(kind: Any) -> tuple[str, ...]:
-    """Return the attributes that msgspec leaves out of this class: an attrs class's private ones."""
-    if not hasattr(kind, "__attrs_attrs__"):
-        return ()
-    return tuple(name for name in _attributes(kind) if name.startswith("_"))
+    return {name: getattr(event, name) for name in attributes(kind)}
 
 
 def _to_plain(value: Any) -> object:
     """Return what msgspec can write in place of a value that it cannot: its ``enc_hook``."""
     kind: Any = type(value)
-    if _is_model(kind):
+    if is_model(kind):
         return value.model_dump(mode="json", round_trip=True, by_alias=False)
     # Subclasses of builtins (numpy's float64 is one); their own __str__ or __float__ is not asked.
     if isinstance(value, str):
@@ -169,7 +158,7 @@ def _to_plain(value: Any) -> object:
         raise NotImplementedError
     if isinstance(value, Mapping):
         return dict(value)
-    if isinstance(value, _LIST_LIKE):
+    if isinstance(value, LIST_LIKE):
         return list(value)
     raise NotImplementedError
 
@@ -187,8 +176,6 @@ _NEVER_LOST: Final[frozenset[type]] = frozenset(
 )
 """Classes of values that are written whole, or refused by the encoder itself."""
 
-type _Path = tuple[Any, ...]
-
 
 def _may_have_lost_something(payload: bytes) -> bool:
     """Answer whether the event is worth a walk, which costs about as much as encoding it.
@@ -202,12 +189,12 @@ def _may_have_lost_something(payload: bytes) -> bool:
 
 
 def _refuse_loss(event: object, name: str) -> None:
-    for path, value in _walk(event, _NEVER_LOST):
+    for path, value in walk(event, _NEVER_LOST):
         kind: Any = type(value)
         if why := _loss(kind):
-            raise InvalidEvent(name, why, field=_shown(path))
+            raise InvalidEvent(name, why, field=shown_path(path))
         if isinstance(value, float) and not isfinite(value):
-            raise InvalidEvent(name, "NaN and infinity cannot be written as JSON", field=_shown(path))
+            raise InvalidEvent(name, "NaN and infinity cannot be written as JSON", field=shown_path(path))
 
 
 @lru_cache(4096)
@@ -215,7 +202,7 @@ def _loss(kind: Any) -> str:
     """Return what is lost of any value of this class when it is written; empty when nothing is."""
     if hasattr(kind, "get_secret_value"):
         return "a secret is written as asterisks: give it a serializer"
-    if private := _private_attributes(kind):
+    if private := private_attributes(kind):
         return f"private attributes of attrs classes are not written ({', '.join(private)})"
     return ""
 
@@ -231,18 +218,18 @@ def _unserialisable(event: object, name: str, error: Exception) -> InvalidEvent:
     if fault is None:
         return InvalidEvent(name, f"it cannot be written as JSON ({type(error).__name__})")
     why, path = fault
-    return InvalidEvent(name, why, field=_shown(path))
+    return InvalidEvent(name, why, field=shown_path(path))
 
 
-def _first_fault(event: object) -> tuple[str, _Path] | None:
+def _first_fault(event: object) -> tuple[str, Path] | None:
     """Return why the event cannot be written, and where."""
-    for path, value in _walk(event, frozenset()):
+    for path, value in walk(event, frozenset()):
         kind: Any = type(value)
         if isinstance(value, Mapping):
             for key in value:
                 if why := _refusal({key: 0}):
                     return f"as a key, {why}", (*path, key)
-        elif _reader(kind) is None and (why := _refusal(value)):
+        elif reader(kind) is None and (why := _refusal(value)):
             return why, path
     return None
 
@@ -259,66 +246,6 @@ def _refusal(value: object) -> str:
         kind = type(next(iter(value)) if isinstance(value, Mapping) and value else value)
         return f"{kind.__module__}.{kind.__qualname__} cannot be written as JSON"
     return ""
-
-
-def _walk(event: object, skipped: frozenset[type]) -> Iterator[tuple[_Path, Any]]:
-    """Yield the parts of an event with their paths, the event first, the outer before the inner.
-
-    Parts of the skipped classes are left out, and finite floats if any class is. An event may hold itself.
-    """
-    waiting: deque[tuple[_Path, Any]] = deque([((), event)])
-    seen: set[int] = set()
-    while waiting:
-        path, value = waiting.popleft()
-        yield path, value
-        kind: Any = type(value)
-        read = _reader(kind)
-        if read is None or id(value) in seen:
-            continue
-        seen.add(id(value))
-        for step, part in read(value):
-            if type(part) not in skipped and not (type(part) is float and skipped and isfinite(part)):
-                waiting.append(((*path, step), part))
-
-
-@lru_cache(4096)
-def _reader(kind: Any) -> Callable[[Any], Iterable[tuple[Any, Any]]] | None:
-    """Return what lists the parts of a value of this class, each with its key, index or attribute; None: no parts."""
-    if issubclass(kind, Mapping):
-        return lambda value: value.items()
-    if issubclass(kind, _LIST_LIKE):
-        return enumerate
-    if issubclass(kind, Enum):
-        return lambda value: (("value", value.value),)
-    names = _attributes(kind)
-    if names:
-        return lambda value: [(name, getattr(value, name)) for name in names if hasattr(value, name)]
-    if _is_model(kind):
-        return lambda value: {**vars(value), **(value.__pydantic_extra__ or {})}.items()
-    return None
-
-
-@lru_cache(4096)
-def _attributes(kind: Any) -> tuple[str, ...]:
-    """Return the attributes in which instances of this class keep their data; empty for other classes."""
-    if issubclass(kind, msgspec.Struct):
-        return tuple(kind.__struct_fields__)
-    if hasattr(kind, "__attrs_attrs__"):
-        return tuple(each.name for each in kind.__attrs_attrs__)
-    return tuple(kind.__dataclass_fields__) if is_dataclass(kind) else ()
-
-
-def _shown(path: _Path) -> str | None:
-    """Return a path as people write it, ``order.items[2].price``; None for the event itself."""
-    text = ""
-    for step in path:
-        if isinstance(step, int):
-            text += f"[{step}]"
-        elif isinstance(step, str):
-            text += f".{step}" if step.isidentifier() else f"[{step[:40]!r}]"
-        else:
-            text += f"[<{type(step).__name__}>]"
-    return text.removeprefix(".")[:200] or None
 
 
 # --- decoding --------------------------------------------------------------------------------------------
@@ -377,7 +304,7 @@ def _make_decoder(target: Any) -> Decoder:
         return _PLAIN
     if target in (bytes, bytearray, memoryview):
         return _as_bytes
-    if isinstance(target, type) and _is_model(target):
+    if isinstance(target, type) and is_model(target):
         return partial(target.model_validate_json, by_alias=True, by_name=True)  # type: ignore[attr-defined]
     try:
         _refuse_unknown_classes(msgspec.inspect.type_info(target))
@@ -388,8 +315,8 @@ def _make_decoder(target: Any) -> Decoder:
 
 def _refuse_unknown_classes(info: msgspec.inspect.Type) -> None:
     """Raise TypeError if a class that nobody can make stands anywhere in a type; msgspec would find out at run time."""
-    for _, part in _walk(info, frozenset()):  # msgspec describes types by structs, which may refer to themselves
-        if isinstance(part, msgspec.inspect.CustomType) and part.cls is not object and not _is_model(part.cls):
+    for _, part in walk(info, frozenset()):  # msgspec describes types by structs, which may refer to themselves
+        if isinstance(part, msgspec.inspect.CustomType) and part.cls is not object and not is_model(part.cls):
             raise TypeError(
                 f"{part.cls.__qualname__} is no struct, model, dataclass, attrs class or builtin type; "
                 "annotate the event with one, or as bytes"
@@ -404,7 +331,7 @@ def _from_plain(target: Any, value: Any) -> Any:
     """Return a part of an event whose class msgspec does not know: its ``dec_hook``."""
     if target is object:
         return value
-    if _is_model(target):
+    if is_model(target):
         return target.model_validate(value, by_alias=True, by_name=True)
     raise NotImplementedError(f"no event can hold a {target.__qualname__}")
 
@@ -430,5 +357,5 @@ def _undecodable(event_type: str, error: Exception) -> InvalidEvent:
     details = getattr(error, "errors", None)
     if type(error).__module__.startswith("pydantic") and callable(details):
         first = details(include_url=False, include_context=False, include_input=False)[0]
-        return InvalidEvent(event_type, str(first["msg"]), field=_shown(first["loc"]))
+        return InvalidEvent(event_type, str(first["msg"]), field=shown_path(first["loc"]))
     return InvalidEvent(event_type, f"its class refuses it ({type(error).__name__})")

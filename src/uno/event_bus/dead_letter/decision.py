@@ -7,9 +7,10 @@ import logging
 from math import inf
 from typing import Final, NamedTuple, override
 
+from uno.event_bus.dead_letter.backoff import MAX_DELAY_S
 from uno.event_bus.dead_letter.failure import sole_error
 from uno.event_bus.dead_letter.letter import Counters, DeadLetterReason, Verb
-from uno.event_bus.dead_letter.retry import FALLBACK, MAX_DELAY_S, RetryPolicy, line_of, policy_for, sound
+from uno.event_bus.dead_letter.retry import FALLBACK, RetryPolicy, line_of, policy_for, sound
 
 __all__ = ["RESOLVED", "Decision", "Discard", "HandlerDecision", "Park", "RetryLater", "decide"]
 

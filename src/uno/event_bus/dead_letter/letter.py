@@ -1,6 +1,6 @@
 """The vocabulary of the engine: letters, their states, reasons, counters, history and leases.
 
-This module imports nothing of ours, so every layer may use it. The words are those of the glossary.
+It stands below every layer, so each may use it. The words are those of the glossary.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
+from uno.event_bus.dead_letter.history import History
+
 __all__ = [
     "FIELDS",
     "WIRE_VERSION",
-    "Attempt",
     "Counters",
     "DeadLetterReason",
-    "History",
     "Lease",
     "Letter",
     "LetterState",
@@ -50,12 +50,6 @@ FIELDS: Final = (
     "headers",
 )
 """Fields of a stream entry, in the one order in which `add` writes them (a stream stores repeated names once)."""
-
-HISTORY_LENGTH: Final = 20
-"""Attempts that a letter's history keeps: the last ones."""
-
-MESSAGE_BYTES: Final = 120
-"""Longest error message that an attempt of the history keeps, bytes of UTF-8."""
 
 
 class DeadLetterReason(StrEnum):
@@ -113,49 +107,6 @@ class Counters(NamedTuple):
     def failures_since_redrive(self) -> int:
         """What `max_retries` limits."""
         return self.failures - self.failures_at_redrive
-
-
-class Attempt(msgspec.Struct, frozen=True, array_like=True):
-    """One run of a handler on a letter, as the history keeps it."""
-
-    started_ms: int
-    """Unix time, ms."""
-    worker: str
-    """Consumer name of the worker that ran it."""
-    duration_s: float
-    error_type: str = ""
-    """Empty when the handler asked for another try by itself."""
-    message: str = ""
-    """At most 120 bytes."""
-
-
-class History(msgspec.Struct, array_like=True):
-    """A letter's last attempts and what the next worker must know; opaque to Lua, at most 2 KiB packed."""
-
-    attempts: list[Attempt] = []
-    trace: dict[str, str] = {}
-    """Trace context (W3C headers) of the last attempt."""
-    unhandled_since_ms: int = 0
-    """When a worker first found no handler for it; 0 when never."""
-
-    @classmethod
-    def unpack(cls, packed: bytes) -> Self:
-        """Return the history of these bytes; an empty one when they are empty or not ours."""
-        if not packed:
-            return cls([], {})
-        try:
-            return msgspec.msgpack.decode(packed, type=cls)
-        except msgspec.MsgspecError:
-            return cls([], {})
-
-    def pack(self) -> bytes:
-        """Return the bytes to store: the last 20 attempts, fewer if they would pass 2 KiB."""
-        kept = History(self.attempts[-HISTORY_LENGTH:], self.trace, self.unhandled_since_ms)
-        packed = msgspec.msgpack.encode(kept)
-        while len(packed) > 2048 and kept.attempts:
-            del kept.attempts[0]
-            packed = msgspec.msgpack.encode(kept)
-        return packed
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ __all__ = [
     "Text",
     "Whole",
     "redact_url",
+    "require",
     "require_seconds",
     "require_whole",
     "shown",
@@ -196,6 +197,12 @@ class Text(Rule):
         if not self.pattern.fullmatch(value):
             raise ValueError
         return value
+
+
+def require(sound: bool, name: str, value: object, allowed: str) -> None:
+    """Raise `ConfigError` naming argument, value and what is allowed, unless the value is sound."""
+    if not sound:
+        raise ConfigError(f"{name} is {shown(value)}: allowed is {allowed}")
 
 
 def require_seconds(name: str, value: object, low: float = 0.0, high: float = 3_153_600_000.0) -> float:

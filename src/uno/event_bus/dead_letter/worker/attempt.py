@@ -12,15 +12,8 @@ from uno.event_bus.dead_letter.decision import RESOLVED, Decision, decide
 from uno.event_bus.dead_letter.errors import InvalidEvent
 from uno.event_bus.dead_letter.failure import describe
 from uno.event_bus.dead_letter.handlers import Handler, HandlerTimeout, InThread
-from uno.event_bus.dead_letter.letter import (
-    MESSAGE_BYTES,
-    WIRE_VERSION,
-    Attempt,
-    DeadLetterReason,
-    History,
-    Letter,
-    Verb,
-)
+from uno.event_bus.dead_letter.history import MESSAGE_BYTES, Attempt, History
+from uno.event_bus.dead_letter.letter import WIRE_VERSION, DeadLetterReason, Letter, Verb
 from uno.event_bus.dead_letter.store.shard import Outcome
 from uno.event_bus.dead_letter.worker.holdings import Held
 from uno.event_bus.dead_letter.worker.lines import Lines
