@@ -33,54 +33,15 @@ local FIRST, WIDTH = 5, 5
 -- include lib/totals.lua
 -- include lib/error_groups.lua
 -- include lib/fence.lua
+-- include lib/outcomes.lua
 
-local TOTAL = { resolve = 'resolved', retry = 'retried', park = 'parked', release = 'released', discard = 'discarded' }
-local ENDS = { resolve = true, discard = true }
-
-local details = {} -- of the outcomes that do not end their letter: delay, failed, reason
-local named, n = {}, 0
-for at = FIRST, #ARGV, WIDTH do
-  local verb = ARGV[at + 2]
-  if not TOTAL[verb] then
-    return redis.error_reply('ERR settle: unknown verb ' .. verb)
-  end
-  if not ENDS[verb] then
-    local delay, failed, reason = string.match(ARGV[at + 3], '^(%d+) ([01]) (.*)$')
-    if not delay then
-      return redis.error_reply('ERR settle: detail is not "<delay ms> <failed 0|1> <reason>" of ' .. ARGV[at])
-    end
-    details[at] = { tonumber(delay), tonumber(failed), reason }
-  end
-  n = n + 1
-  named[n] = ARGV[at]
-end
-if n == 0 then
+local named, details = read_outcomes()
+if not named then
+  return details
+elseif #named == 0 then
   return {}
 end
-
-local held_tokens = tokens_held(named)
-local verdicts, accepted, kept = {}, {}, {}
-local token_text, token -- letters of one `take` share it
-for i = 1, n do
-  local at = FIRST + (i - 1) * WIDTH
-  local id = ARGV[at]
-  if ARGV[at + 1] ~= token_text then
-    token_text, token = ARGV[at + 1], tonumber(ARGV[at + 1])
-  end
-  local verdict = 'OK'
-  if not token or held_tokens[id] ~= token then
-    verdict = #redis.call('XRANGE', letters, id, id) > 0 and 'LOST' or 'GONE'
-  elseif details[at] and #redis.call('XRANGE', letters, id, id) == 0 then
-    verdict = 'GONE' -- a stranger deleted the entry and left the lease: no row may name it
-  else
-    held_tokens[id] = nil -- named twice in one call: only the first counts
-    accepted[#accepted + 1] = at
-    if details[at] then
-      kept[#kept + 1] = id
-    end
-  end
-  verdicts[i] = verdict
-end
+local verdicts, accepted, kept = judge(named, details)
 if #accepted == 0 then
   return verdicts
 end
