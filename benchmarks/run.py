@@ -8,7 +8,8 @@ processing   one worker, no-op async handler, 300-byte JSON, concurrency 100, a 
 capture      `add_many` in batches of 100 ÷ pipelined XADD of the same letters, in batches of 100
 
 Beside them, for what they tell: the raw loop over entries that hold nothing but the payload, and `add_many`
-without remembering capture keys.
+without remembering capture keys. CPU time a letter is given too, of client and server: raw Redis is as fast as the
+sum of both, because one waits for the other; the engine's two halves overlap, if the machine has a core for each.
 """
 
 import argparse
@@ -18,8 +19,10 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
-from time import perf_counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from time import perf_counter, process_time
 from typing import Any
 from uuid import uuid4
 
@@ -55,21 +58,44 @@ def fields_of_a_letter() -> Fields:
     }
 
 
-async def pipelined_xadd(redis: Redis, key: str, letters: int, fields: Fields) -> float:
-    """Add letters by pipelines of XADD; return letters a second."""
-    started = perf_counter()
+@dataclass
+class Meter:
+    """Measures parts of a run: how fast they were, and what a letter cost each side."""
+
+    redis: Redis
+    letters: int
+    rates: dict[str, list[float]] = field(default_factory=dict)
+    """Part → letters a second, round by round."""
+    costs: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """Part → CPU time of client and server, µs a letter, round by round."""
+
+    @asynccontextmanager
+    async def measures(self, part: str) -> AsyncGenerator[None]:
+        """Measure the block as a round of this part."""
+        server_s, client_s, began = await self._server_s(), process_time(), perf_counter()
+        yield
+        took_s, client_s = perf_counter() - began, process_time() - client_s
+        server_s = await self._server_s() - server_s
+        self.rates.setdefault(part, []).append(self.letters / took_s)
+        cost = (client_s * 1e6 / self.letters, server_s * 1e6 / self.letters)
+        self.costs.setdefault(part, []).append(cost)
+
+    async def _server_s(self) -> float:
+        cpu: dict[str, Any] = await self.redis.info("cpu")
+        return float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"])
+
+
+async def pipelined_xadd(redis: Redis, key: str, letters: int, fields: Fields) -> None:
+    """Add letters by pipelines of XADD."""
     for _ in range(0, letters, BATCH):
         pipeline = redis.pipeline(transaction=False)
         for _ in range(BATCH):
             pipeline.xadd(key, fields)
         await pipeline.execute()
-    return letters / (perf_counter() - started)
 
 
-async def raw_loop(redis: Redis, key: str, letters: int) -> float:
-    """Read, decode, acknowledge and delete all letters of a stream; return letters a second."""
-    await redis.xgroup_create(key, "workers", "0")
-    started = perf_counter()
+async def raw_loop(redis: Redis, key: str, letters: int) -> None:
+    """Read, decode, acknowledge and delete all letters of a stream."""
     done = 0
     while done < letters:
         reply: Any = await redis.xreadgroup("workers", "one", {key: ">"}, count=BATCH)
@@ -81,11 +107,21 @@ async def raw_loop(redis: Redis, key: str, letters: int) -> float:
         await redis.xack(key, "workers", *ids)
         await redis.xdel(key, *ids)
         done += len(ids)
-    return letters / (perf_counter() - started)
 
 
-async def engine(url: str, letters: int, shards: int, window_s: float) -> tuple[float, float]:
-    """Capture letters and process them; return both rates, letters a second."""
+async def raw_round(meter: Meter, name: str, fields: Fields) -> None:
+    """One round of raw Redis."""
+    key = f"raw-{uuid4().hex}"
+    async with meter.measures(f"xadd, {name}"):
+        await pipelined_xadd(meter.redis, key, meter.letters, fields)
+    await meter.redis.xgroup_create(key, "workers", "0")
+    async with meter.measures(f"raw loop, {name}"):
+        await raw_loop(meter.redis, key, meter.letters)
+    await meter.redis.unlink(key)
+
+
+async def engine_round(meter: Meter, url: str, shards: int, name: str, window_s: float) -> None:
+    """One round of the engine: capture letters, and process them."""
     config = DeadLetterConfig(
         queue=f"bench-{uuid4().hex[:8]}",
         shards=shards,
@@ -101,35 +137,26 @@ async def engine(url: str, letters: int, shards: int, window_s: float) -> tuple[
         async def handle(event: dict[str, object]) -> None:
             pass
 
-        started = perf_counter()
-        for _ in range(0, letters, BATCH):
-            await dlq.add_many([EVENT] * BATCH, type="order", delay=0)
-        captured = letters / (perf_counter() - started)
-        started = perf_counter()
-        report = await dlq.process()
-        processed = letters / (perf_counter() - started)
-        if report.resolved != letters or not (await dlq.verify()).clean:
+        async with meter.measures(f"add_many{name}"):
+            for _ in range(0, meter.letters, BATCH):
+                await dlq.add_many([EVENT] * BATCH, type="order", delay=0)
+        async with meter.measures(f"processing{name}"):
+            report = await dlq.process()
+        if report.resolved != meter.letters or not (await dlq.verify()).clean:
             raise SystemExit(f"the engine lost letters: {report}")
-        return captured, processed
 
 
-async def measure(url: str, letters: int, shards: int, rounds: int) -> dict[str, list[float]]:
-    """Run all rounds; return the rates of each thing that was measured."""
-    rates: dict[str, list[float]] = {}
-    redis = Redis.from_url(url)
-    for number in range(rounds):
-        print(f"round {number + 1} of {rounds}", file=sys.stderr)
-        for name, fields in (("same letters", fields_of_a_letter()), ("payload only", {"payload": PAYLOAD})):
-            key = f"raw-{uuid4().hex}"
-            rates.setdefault(f"xadd, {name}", []).append(await pipelined_xadd(redis, key, letters, fields))
-            rates.setdefault(f"raw loop, {name}", []).append(await raw_loop(redis, key, letters))
-            await redis.unlink(key)
-        for name, window_s in (("", 600.0), (", no capture keys", 0.0)):
-            captured, processed = await engine(url, letters, shards, window_s)
-            rates.setdefault(f"add_many{name}", []).append(captured)
-            rates.setdefault(f"processing{name}", []).append(processed)
-    await redis.aclose()
-    return rates
+async def measure(url: str, letters: int, shards: int, rounds: int) -> Meter:
+    """Run all rounds."""
+    async with Redis.from_url(url) as redis:
+        meter = Meter(redis, letters)
+        for number in range(rounds):
+            print(f"round {number + 1} of {rounds}", file=sys.stderr)
+            await raw_round(meter, "same letters", fields_of_a_letter())
+            await raw_round(meter, "payload only", {"payload": PAYLOAD})
+            await engine_round(meter, url, shards, "", 600.0)
+            await engine_round(meter, url, shards, ", no capture keys", 0.0)
+    return meter
 
 
 RATIOS = [
@@ -141,13 +168,16 @@ RATIOS = [
 """What is compared, with what, and the least ratio that is asked for."""
 
 
-def report(rates: dict[str, list[float]]) -> None:
-    """Print rates and ratios; the median over the rounds, with the lowest and the highest."""
-    for name, found in rates.items():
-        print(f"{name:32} {statistics.median(found):10,.0f} letters/s  ({min(found):,.0f} to {max(found):,.0f})")
+def report(meter: Meter) -> None:
+    """Print rates, costs and ratios; the median over the rounds, rates and ratios with the lowest and the highest."""
+    print(f"{'':32} {'letters/s':>10}  {'lowest to highest':^18}  CPU µs a letter, client + server")
+    for name, found in meter.rates.items():
+        client, server = (statistics.median(costs) for costs in zip(*meter.costs[name], strict=True))
+        spread = f"{min(found):,.0f} to {max(found):,.0f}"
+        print(f"{name:32} {statistics.median(found):10,.0f}  {spread:^18}  {client:5.1f} + {server:4.1f}")
     print()
     for name, ours, theirs, least in RATIOS:
-        ratios = [a / b for a, b in zip(rates[ours], rates[theirs], strict=True)]
+        ratios = [a / b for a, b in zip(meter.rates[ours], meter.rates[theirs], strict=True)]
         asked = "" if least is None else f"  asked for: {least}"
         spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
         print(f"{name}: {ours} ÷ {theirs}: {statistics.median(ratios):.2f} {spread}{asked}")
