@@ -1,4 +1,4 @@
-#!lua flags=allow-oom
+#!lua flags=no-writes
 -- recall: tell which letters capture keys were captured as; nothing is written.
 --
 -- KEYS  1 meta      hash  dlq:{<queue>:<i>.<k>}:meta

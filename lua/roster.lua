@@ -1,4 +1,4 @@
-#!lua flags=allow-oom
+#!lua flags=no-writes
 -- roster: list the workers that live; nothing is written.
 --
 -- KEYS  1 workers      zset  dlq:{<queue>}:workers      worker → lives until, ms

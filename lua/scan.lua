@@ -1,5 +1,5 @@
-#!lua flags=allow-oom
--- scan: one page of open letters that match a filter, oldest capture first.
+#!lua flags=no-writes
+-- scan: one page of open letters that match a filter, oldest capture first; nothing is written.
 --
 -- KEYS  1 letters   stream  dlq:{<queue>:<i>.<k>}:letters   group `workers`
 --       2 meta      hash    dlq:{<queue>:<i>.<k>}:meta

@@ -1,4 +1,4 @@
-#!lua flags=allow-oom
+#!lua flags=no-writes
 -- stats: what a shard holds and what it has done; nothing is written.
 --
 -- KEYS  1 letters   stream  dlq:{<queue>:<i>.<k>}:letters   group `workers`

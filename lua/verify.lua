@@ -1,4 +1,4 @@
-#!lua flags=allow-oom
+#!lua flags=no-writes
 -- verify: check the invariants over a part of the shard; nothing is written.
 --
 -- KEYS  1 letters   stream  dlq:{<queue>:<i>.<k>}:letters   group `workers`

@@ -148,6 +148,7 @@ def test_every_variable_sets_its_field() -> None:
         "DLQ_SHARDS": " 16 ",
         "DLQ_DURABILITY": "Replicated",
         "DLQ_DURABLE_REPLICAS": "2",
+        "DLQ_READ_FROM": "Replica",
         "DLQ_MAX_RETRIES": "3",
         "DLQ_RETRY_DELAY": "1e1",
         "DLQ_RETRY_MAX_DELAY": "20.5",
@@ -194,6 +195,7 @@ def test_every_variable_sets_its_field() -> None:
         operation_timeout=2,
         durability="replicated",
         durable_replicas=2,
+        read_from="replica",
     )
 
 
@@ -346,7 +348,6 @@ def test_misspelt_variable_is_refused_with_a_guess(variable: str, meant: str) ->
         "DLQ_SERVICE_PORT",
         "DLQ_SERVICE_TOKENS_FILE",
         "DLQ_SPOOL_DIR",
-        "DLQ_READ_FROM",
         "DLQ_REDIS_SERVER",
         "DLQ_TEST_SERVERS",
         "DLQ_REDIS_SERVICE_HOST",

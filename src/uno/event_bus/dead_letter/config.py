@@ -193,6 +193,14 @@ class DeadLetterConfig:
     ``fsynced``: the primary's disk is enough.
     """
 
+    read_from: Literal["primary", "replica"] = _setting("primary", Choice("primary", "replica"))
+    """Whom `get`, `letters` and `stats` ask in a Redis Cluster.
+
+    ``replica``: another one each time, which spares the primaries and is behind them by what replication takes: a
+    letter that was captured just now may be missing. Where a shard has none that answers, its primary is asked.
+    Whatever changes letters, and `verify`, asks the primaries in any case.
+    """
+
     spool_dir: str | None = _setting(
         None, Text(r"/[^\x00-\x1f]*", "an absolute path of a directory, for example /var/lib/uno/spool", optional=True)
     )
@@ -316,7 +324,7 @@ SIMILARITY: Final = 0.75
 """How alike two names are (difflib's ratio) before one is taken for a typing error of the other."""
 
 _OF_OTHER_PARTS: Final = re.compile(
-    r"DLQ_(?:(?:SERVICE|TEST)_\w*|READ_FROM|REDIS_SERVER)"
+    r"DLQ_(?:(?:SERVICE|TEST)_\w*|REDIS_SERVER)"
     # What Kubernetes writes into every pod for services called dlq, dlq-redis, dlq-worker …
     r"|DLQ_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
 )

@@ -118,8 +118,10 @@ class VerifyReport:
 class Operations:
     """The operators' side of a queue."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, replica: bool = False) -> None:
         self._store = store
+        self._replica = replica
+        """Look at replicas, where nothing is decided by what they show."""
 
     async def _shard(self, letter_id: str) -> Shard:
         await self._store.open()
@@ -130,7 +132,7 @@ class Operations:
 
     async def get(self, letter_id: str) -> Letter:
         """Return an open letter; raises `LetterNotFound`."""
-        letter = await browse.find(await self._shard(letter_id), letter_id)
+        letter = await browse.find(await self._shard(letter_id), letter_id, replica=self._replica)
         if letter is None:
             raise LetterNotFound(letter_id)
         return letter
@@ -148,7 +150,7 @@ class Operations:
         for shard in list(self._store.shards):
             cursor = b"-"
             while cursor:
-                page = await browse.scan(shard, cursor, whole=whole, where=conditions)
+                page = await browse.scan(shard, cursor, whole=whole, where=conditions, replica=self._replica)
                 cursor = page.cursor
                 for letter in page.letters:
                     yield letter
@@ -218,8 +220,11 @@ class Operations:
 
     async def stats(self) -> QueueStats:
         """Return counts and totals: one bounded call a shard."""
+        return await self._stats(replica=self._replica)
+
+    async def _stats(self, *, replica: bool) -> QueueStats:
         await self._store.open()
-        rows = [await browse.stats(shard) for shard in self._store.shards]
+        rows = [await browse.stats(shard, replica=replica) for shard in self._store.shards]
 
         def total(name: str) -> int:
             return sum(int(row.get(name) or 0) for row in rows)
@@ -263,7 +268,7 @@ class Operations:
                 if on_progress is not None:
                     checked = min(checked, places[at]) if part.cursor else places[at]
                     on_progress((sum(places[:at]) + checked) / sum(places))
-        stats = await self.stats()
+        stats = await self._stats(replica=False)
         return VerifyReport(
             violations,
             stats.open,

@@ -487,7 +487,7 @@ class DeadLetterQueue:
     # -- operators -----------------------------------------------------------------------------------
 
     async def _operations(self) -> Operations:
-        return Operations(await self._store())
+        return Operations(await self._store(), replica=self._config.read_from == "replica")
 
     async def get(self, letter_id: str) -> Letter:
         """Return an open letter; raises `LetterNotFound`."""

@@ -32,14 +32,20 @@ class Verified(NamedTuple):
 
 
 async def scan(
-    shard: Shard, cursor: bytes = b"-", *, most: int = 100, whole: bool = True, where: Where | None = None
+    shard: Shard,
+    cursor: bytes = b"-",
+    *,
+    most: int = 100,
+    whole: bool = True,
+    where: Where | None = None,
+    replica: bool = False,
 ) -> Page:
     """Return the letters after the cursor that match, oldest capture first; a page may be short or empty.
 
-    Without `whole`, payload and traceback are left out.
+    Without `whole`, payload and traceback are left out. With `replica` the answer may be behind: for reading alone.
     """
     conditions = [word for name, values in (where or {}).items() for value in values for word in (name, value)]
-    reply = await shard.call("scan", [cursor, most, int(whole), *conditions])
+    reply = await shard.call("scan", [cursor, most, int(whole), *conditions], replica=replica)
     return Page(reply[0], int(reply[1]), [_letter(shard, row) for row in reply[2]])
 
 
@@ -61,19 +67,19 @@ _LARGEST: Final = 2**64 - 1
 """Of each of a stream id's two parts."""
 
 
-async def find(shard: Shard, letter_id: str) -> Letter | None:
-    """Return the letter of this id; None when the shard has none."""
+async def find(shard: Shard, letter_id: str, *, replica: bool = False) -> Letter | None:
+    """Return the letter of this id; None when the shard, or with `replica` one that may be behind, has none."""
     ms, seq = map(int, shard.stream_id(letter_id).split("-"))
     if not (ms, seq) > (0, 0) or max(ms, seq) > _LARGEST:
         return None  # no stream can hold it
     before = f"{ms}-{seq - 1}" if seq else f"{ms - 1}-{_LARGEST}"
-    page = await scan(shard, before.encode(), most=1)
+    page = await scan(shard, before.encode(), most=1, replica=replica)
     return page.letters[0] if page.letters and page.letters[0].id == letter_id else None
 
 
-async def stats(shard: Shard) -> dict[str, int | str]:
+async def stats(shard: Shard, *, replica: bool = False) -> dict[str, int | str]:
     """Return the shard's counts and totals by name: one bounded call, no scan."""
-    reply = await shard.call("stats", [])
+    reply = await shard.call("stats", [], replica=replica)
     found: dict[str, int | str] = {}
     for name, value in zip(reply[::2], reply[1::2], strict=True):
         text = value if isinstance(value, int) else value.decode()

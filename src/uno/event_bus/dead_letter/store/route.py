@@ -5,6 +5,7 @@ tell the caller. redis-py decides nothing: its retries are off, and its cluster 
 another connection than its ASKING, and its resets drop the connections of bystanders).
 """
 
+import logging
 import random
 from collections.abc import Sequence
 from time import monotonic
@@ -21,8 +22,14 @@ from uno.event_bus.dead_letter.store.topology import Topology
 
 __all__ = ["Refused", "Route"]
 
+logger = logging.getLogger(__name__)
+
 MOST_REDIRECTS: Final = 5
 """Redirects in a row that are followed at once; after them the nodes are given time to agree."""
+
+
+REPLICAS_REST_S: Final = 5.0
+"""A slot's replicas are left alone for so long after one did not answer, which may have taken a whole timeout."""
 
 
 class Refused(Exception):
@@ -43,6 +50,8 @@ class Route:
         self._queue = queue
         self._failed: Node | None = None
         """The node that last did not do what it was asked to; before the next try the others are asked for the map."""
+        self._replicas_rest_until = 0.0
+        """Monotonic time until which no replica is asked."""
         self.away_since: float | None = None
         """Monotonic time since which the slot has answered nothing; None while it answers."""
 
@@ -61,16 +70,24 @@ class Route:
         repeat: bool = True,
         patience_s: float | None = None,
         confirm: bytes = b"",
+        replica: bool = False,
     ) -> Any:
         """Run a script; what certainly did not run is tried again, and with `repeat` also what may have run.
 
         Tries for the topology's timeout in all, with exponential backoff and jitter from 10 ms to 500 ms; while
         nothing can have run, only for `patience_s` (None: no less). With the command `confirm`, which follows on the
-        same connection, it returns the script's reply and the reply to that, which may be an error.
+        same connection, it returns the script's reply and the reply to that, which may be an error. With `replica`, for
+        a script that writes nothing, a replica is asked first, whose answer may be behind.
 
         Raises `StoreUnavailable`, `QueueFull` (no memory) and `Refused` (a later protocol or layout); for what
         no repeat helps, `ConfigError` (credentials), `PermissionDenied` or `StoreError`.
         """
+        if replica and (node := await self._replica()) is not None:
+            try:
+                return await node.run(node.by_sha(script, keys, args), script, keys, args, lane, Manner())
+            except Exception as error:
+                logger.debug("%s is not read, its primary is: %s", node, describe(error))
+                self._replicas_rest_until = monotonic() + REPLICAS_REST_S
         began, timeout_s = monotonic(), self._topology.timeout_s
         pause = 0.01
         redirects = 0
@@ -102,6 +119,18 @@ class Route:
             await anyio.sleep(pause * (0.5 + random.random() / 2))
             pause = min(pause * 2, 0.5)
             redirects, asked = 0, None
+
+    async def _replica(self) -> Node | None:
+        """Return a replica to read from; None while none is known that answers."""
+        if monotonic() < self._replicas_rest_until:
+            return None
+        replica = self._topology.replica(self.slot)
+        if replica is None:  # nodes do not name a replica that is still coming up
+            await self._topology.refresh()
+            replica = self._topology.replica(self.slot)
+        if replica is None:
+            self._replicas_rest_until = monotonic() + REPLICAS_REST_S
+        return replica
 
     async def send(self, *words: Word, lane: Lane) -> Any:
         """Send one command once, where the slot is; raises what redis-py raises."""

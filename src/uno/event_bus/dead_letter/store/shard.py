@@ -241,8 +241,9 @@ class Shard:
         lane: Lane = "commands",
         patience_s: float | None = None,
         confirm: bytes = b"",
+        replica: bool = False,
     ) -> Any:
-        """Run a script on this shard with protocol, epoch and time before its arguments."""
+        """Run a script here with protocol, epoch and time before its arguments; the rest as of `Route.call`."""
         verb = script(name)
         keys = [self.key(key) for key in verb.keys]
         words = tuple(args)
@@ -250,7 +251,14 @@ class Shard:
             common: tuple[Word, ...] = (PROTOCOL, self.layout.epoch, "" if self.now_us is None else self.now_us)
             try:
                 return await self.route.call(
-                    verb, keys, common + words, lane=lane, repeat=repeat, patience_s=patience_s, confirm=confirm
+                    verb,
+                    keys,
+                    common + words,
+                    lane=lane,
+                    repeat=repeat,
+                    patience_s=patience_s,
+                    confirm=confirm,
+                    replica=replica,
                 )
             except Refused as refused:
                 await self._refused(refused)
