@@ -98,23 +98,25 @@ def _watch(stack: ExitStack) -> "Watch":
 
 
 async def _run(options: "Options", watch: "Watch") -> "Report":
-    """Run the benchmark; SIGTERM ends it as Ctrl-C does, in order: what it has started and written goes away."""
+    """Run the benchmark; SIGTERM and SIGHUP end it as Ctrl-C does: what it has started and written goes away."""
     import anyio
 
     from uno.event_bus.dead_letter.bench import run_bench
 
     async with anyio.create_task_group() as group:
-        group.start_soon(_heed_sigterm, group.cancel_scope)
+        group.start_soon(_heed_signals, group.cancel_scope)
         report = await run_bench(options, watch)
         group.cancel_scope.cancel()
         return report
     raise click.Abort
 
 
-async def _heed_sigterm(scope: "anyio.CancelScope") -> None:
+async def _heed_signals(scope: "anyio.CancelScope") -> None:
     import anyio
 
-    with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+    # Under `nohup` the end of the terminal is to be ignored.
+    heeded = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
+    with anyio.open_signal_receiver(*heeded) as signals:
         async for _ in signals:
             scope.cancel()
 

@@ -120,8 +120,6 @@ def _books(shown: "Console", report: "Report") -> None:
     )
     errors = ", ".join(f"{one_line(code)} {calls:,}" for code, calls in report.errors.items())
     _say(shown, f"errors that producers saw: {errors}; each call was repeated" if errors else "producers saw no errors")
-    if books.given_up:
-        _say(shown, f"letters that were never acknowledged: {books.given_up:,}")
 
 
 def _verdict(shown: "Console", report: "Report") -> None:
