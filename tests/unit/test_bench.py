@@ -1,6 +1,7 @@
 """The benchmark's own arithmetic: histograms, sets of moments, figures of nodes, and what it refuses."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from uno.cli.dead_letter.bench_page import print_bench
 from uno.event_bus.dead_letter.bench.bitset import TICK_S, BitSet, longest_gap_s
 from uno.event_bus.dead_letter.bench.figures import (
     Tally,
@@ -25,8 +27,10 @@ from uno.event_bus.dead_letter.bench.nodes import NodeState, cpu_used_s
 from uno.event_bus.dead_letter.bench.options import Options
 from uno.event_bus.dead_letter.bench.outage import Outage
 from uno.event_bus.dead_letter.bench.plan import Plan
-from uno.event_bus.dead_letter.bench.report import Setup
+from uno.event_bus.dead_letter.bench.report import Books, Failover, Latency, NodeFigures, ProcessFigures, Report, Setup
+from uno.event_bus.dead_letter.bench.reporter import books_of
 from uno.event_bus.dead_letter.errors import ConfigError
+from uno.event_bus.dead_letter.operations import QueueStats
 
 # -- histograms -------------------------------------------------------------------------------------------
 
@@ -122,7 +126,14 @@ def test_all_processes_agree_on_the_letters() -> None:
     assert other == made and other.config() == made.config()
     assert other.config().redis_url is None, "the address is not part of the settings"
     numbers = random.Random(1).sample(range(10**6), 100)
+    assert [made.fails(number) for number in numbers] == [other.fails(number) for number in numbers]
     assert [other.number_of(made.event_id(number)) for number in numbers] == numbers
+
+
+def test_another_seed_gives_other_letters() -> None:
+    some, others = plan(seed=1, fail_rate=0.5), plan(seed=2, fail_rate=0.5)
+    assert some.event_id(5) != others.event_id(5)
+    assert [some.fails(number) for number in range(100)] != [others.fails(number) for number in range(100)]
 
 
 @pytest.mark.parametrize("fields", [{"kill_primary": True}, {"cluster": True, "redis_url": "redis://h"}])
@@ -133,11 +144,14 @@ def test_what_does_not_go_together_is_refused(fields: dict[str, Any]) -> None:
 
 def test_the_variables_count_where_no_option_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DLQ_OPERATION_TIMEOUT", "1.5")
-    monkeypatch.setenv("DLQ_LEASE_SECONDS", "12")
+    assert Options().config("bench-1").lease_seconds == 5
+    monkeypatch.setenv("DLQ_LEASE_SECONDS", "30")
+    monkeypatch.setenv("DLQ_SPOOL_DIR", "/var/spool/somebodys")
     monkeypatch.setenv("DLQ_QUEUE", "somebodys")
     monkeypatch.setenv("DLQ_REDIS_URL", "redis://somewhere")
     config = Options().config("bench-1")
-    assert (config.queue, config.operation_timeout, config.lease_seconds) == ("bench-1", 1.5, 12)
+    assert (config.queue, config.operation_timeout, config.lease_seconds) == ("bench-1", 1.5, 30)
+    assert config.spool_dir is None, "a spool would acknowledge what no server has"
     assert Options().given_url() == "redis://somewhere"
     assert Options(cluster=True).given_url() is None
 
@@ -179,19 +193,63 @@ def test_balance_and_rate_of_nothing_are_none() -> None:
     assert balance([30, 10, 20]) == 1.5 and rate(5, 2.0) == 2.5
 
 
-# -- notes ------------------------------------------------------------------------------------------------
+# -- books ------------------------------------------------------------------------------------------------
 
 
-def tally(*, producer_cpu_s: float = 1.0, worker_cpu_s: float = 1.0, captured_s: float = 10.0) -> Tally:
+def tally(
+    *,
+    acknowledged: BitSet | None = None,
+    done: BitSet | None = None,
+    producer_cpu_s: float = 1.0,
+    worker_cpu_s: float = 1.0,
+    captured_s: float = 10.0,
+) -> Tally:
+    """Two producers that saw the same, and one worker."""
+    acked, ran = (bits or ticks(1, 2) for bits in (acknowledged, done))
     seen = ticks(1, 2).packed
-    produced = Produced(seen, Histogram(), {"x": 2}, seen, 0.0, captured_s, producer_cpu_s)
-    worked = Worked(2, seen, Histogram(), seen, 0.5, 10.0, worker_cpu_s)
+    produced = Produced(acked.packed, Histogram(), {"x": 2}, seen, 0.0, captured_s, producer_cpu_s)
+    worked = Worked(len(ran), ran.packed, Histogram(), seen, 0.5, 10.0, worker_cpu_s)
     return Tally([produced, produced], [worked])
 
 
-def setup(*, cores: int, is_shared: bool) -> Setup:
-    unused: dict[str, Any] = dict.fromkeys(Setup.__slots__, 0)
-    return Setup(**unused | {"producers": 2, "cores": cores, "is_shared": is_shared})
+def queue(*, resolved: int, open: int = 0, parked: int = 0, retried: int = 0) -> QueueStats:  # noqa: A002 - a state
+    unused: dict[str, Any] = dict.fromkeys(QueueStats.__slots__, 0)
+    totals = {"captured": 9, "resolved": resolved, "retried": retried}
+    return QueueStats(**unused | {"totals": totals, "open": open, "parked": parked})
+
+
+@pytest.mark.parametrize(
+    ("stats", "done", "still_there", "lost"),
+    [
+        (queue(resolved=4), ticks(0, 1, 2, 3), ticks(), 0),
+        (queue(resolved=2, open=2, parked=1), ticks(0, 1), ticks(2, 3), 0),
+        (queue(resolved=3), ticks(0, 1, 2, 3), ticks(), 1),  # it ran, and the queue forgot it
+        (queue(resolved=4), ticks(0, 1, 2, 9), ticks(), 1),  # 9, which nobody was told of, hides that 3 is gone
+        (queue(resolved=3, open=1), ticks(0, 1, 2), ticks(9), 1),
+    ],
+)
+def test_a_letter_is_lost_when_the_queue_or_the_handlers_miss_it(
+    stats: QueueStats, done: BitSet, still_there: BitSet, lost: int
+) -> None:
+    books = books_of(tally(acknowledged=ticks(0, 1, 2, 3), done=done), stats, still_there)
+    assert (books.acknowledged, books.lost) == (4, lost)
+
+
+def test_runs_beyond_the_settled_attempts_are_duplicates() -> None:
+    books = books_of(tally(done=ticks(0, 1, 2, 3, 4)), queue(resolved=2, retried=1), ticks())
+    assert (books.runs, books.duplicates) == (5, 2)
+
+
+# -- notes ------------------------------------------------------------------------------------------------
+
+
+def setup(**fields: Any) -> Setup:
+    unused: dict[str, Any] = dict.fromkeys(Setup.__slots__, 0) | {"kind": "given", "servers": ["valkey 9"]}
+    return Setup(**unused | {"producers": 2, "cores": 8, "is_shared": True} | fields)
+
+
+def notes(seen: Tally, where: Setup, *, failed_over: bool = False) -> list[str]:
+    return notes_on(where, seen, process_figures(seen), [], failed_over=failed_over)
 
 
 @pytest.mark.parametrize(
@@ -204,15 +262,78 @@ def setup(*, cores: int, is_shared: bool) -> Setup:
     ],
 )
 def test_what_bounds_the_rates_is_told(told: dict[str, float], cores: int, said: str) -> None:
-    seen = tally(**told)
-    [note] = notes_on(setup(cores=cores, is_shared=True), seen, process_figures(seen), [], failed_over=False)[:1]
-    assert said in note
+    assert said in notes(tally(**told), setup(cores=cores))[0]  # type: ignore[arg-type]  # numbers alone
 
 
 def test_servers_elsewhere_are_not_bound_by_this_machine() -> None:
     seen = tally(producer_cpu_s=5.3, worker_cpu_s=8.0, captured_s=6.0)
-    assert notes_on(setup(cores=2, is_shared=False), seen, process_figures(seen), [], failed_over=False) == []
+    assert notes(seen, setup(cores=2, is_shared=False)) == []
+
+
+def test_shards_too_few_for_the_primaries_are_told() -> None:
+    [*_, note] = notes(tally(), setup(primaries=3, shards=4))
+    assert note == "4 shards cannot be even on 3 primaries: try --shards 16"
+    assert "shards" not in " ".join(notes(tally(), setup(primaries=3, shards=16)))
+
+
+def test_rates_with_an_outage_say_so() -> None:
+    assert notes(tally(), setup(), failed_over=True) == ["rates, percentiles and maxima include the outage"]
 
 
 def test_errors_of_all_producers_are_added_up() -> None:
     assert tally().errors == {"x": 4}
+
+
+# -- the page ---------------------------------------------------------------------------------------------
+
+
+def report(*, lost: int = 0) -> Report:
+    latency = Latency(5, 1.0, 12.345, 12_345.0, None)
+    node = NodeFigures("127.0.0.1:7000", "replica", "primary", "valkey 9", 5, 1.5, 0.5, 0.1)
+    return Report(
+        setup=setup(primaries=3, replicas=3),
+        seconds=12.0,
+        capture_per_s=1234.5,
+        processing_per_s=None,
+        capture=latency,
+        due_to_start=latency,
+        books=Books(5, 5, 5 - lost, 0, 0, 1, 6, 0, lost),
+        errors={"store_unavailable": 2},
+        nodes=[node, replace(node, address="/tmp/" + 90 * "x", cpu_seconds=None, cpu_share=None, cpu_of_a_core=None)],
+        letters_by_shard=[5],
+        balance_of_shards=1.0,
+        balance_of_nodes=1.5,
+        failover=Failover("127.0.0.1:7000", 1, [0, 2], 4.0, 2.5, 2.25, 1.5, 1.75),
+        processes=[ProcessFigures("producer", 5, 1.0, 0.25)],
+        verify_clean=True,
+        violations=[],
+        notes=["read me"],
+    )
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_page_keeps_within_its_columns_and_ends_with_the_verdict(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    print_bench(report())
+    page = capsys.readouterr().out
+    lines = page.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert lines[-1].rstrip() == "lost 0; verify clean; took 12.0 s"
+    for words in (
+        "3 primaries + 3 replicas",
+        "1,234  1.0 ms  12.3 ms  12.3 s",
+        "replica, was primary",
+        "shards 1.00, nodes 1.50",
+        "the primary of shards 0, 2, after 4.0 s",
+        "longest time without a capture",
+        "2.50 s",
+        "errors that producers saw: store_unavailable 2",
+        "note: read me",
+    ):
+        assert words in page
+
+
+def test_a_report_with_a_lost_letter_is_not_sound() -> None:
+    assert report().sound and not report(lost=1).sound

@@ -58,8 +58,9 @@ class Child:
         return await self._process.wait()
 
     def kill(self) -> None:
-        """End it by SIGKILL."""
-        self._process.kill()
+        """End it by SIGKILL, if it has not ended."""
+        with suppress(ProcessLookupError):
+            self._process.kill()
 
     def last_words(self) -> str:
         """Say why it has ended: by which signal, or the last line that it wrote to standard error."""
@@ -83,8 +84,11 @@ async def child_process(module: str, *words: str) -> AsyncGenerator[Child]:
         async with await anyio.open_process(
             command, stdin=PIPE, stdout=PIPE, stderr=errors, start_new_session=True
         ) as process:
+            child = Child(process, errors)
             try:
-                yield Child(process, errors)
+                yield child
             except BaseException:
-                process.kill()
+                child.kill()
+                with anyio.CancelScope(shield=True):
+                    await child.wait()
                 raise
