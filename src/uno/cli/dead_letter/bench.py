@@ -24,9 +24,15 @@ if TYPE_CHECKING:
 @click.option("--cluster", is_flag=True, help="Measure a cluster that it starts here: 3 primaries, 3 replicas.")
 @click.option("--letters", default=20_000, show_default=True, type=click.IntRange(1), help="Letters to capture.")
 @click.option(
-    "--payload", default=300, show_default=True, type=click.IntRange(32), metavar="BYTES", help="Of an event."
+    "--payload", default=300, show_default=True, type=click.IntRange(32), metavar="BYTES", help="Size of an event."
 )
-@click.option("--fail-rate", default=0.1, show_default=True, type=click.FloatRange(0, 1), help="Share that fails once.")
+@click.option(
+    "--fail-rate",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of the letters that fail once.",
+)
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 256), help="Processes with handlers.")
 @click.option("--producers", default=1, show_default=True, type=click.IntRange(1, 256), help="Processes that capture.")
 @click.option(
@@ -42,7 +48,7 @@ if TYPE_CHECKING:
     type=click.Choice(["memory", "replicated", "fsynced"]),
     help="What a capture waits for; else DLQ_DURABILITY, else memory.",
 )
-@click.option("--kill-primary", is_flag=True, help="Kill a primary meanwhile; only with --cluster.")
+@click.option("--kill-primary", is_flag=True, help="Kill a primary in the middle of it; only with --cluster.")
 @click.option("--queue", metavar="NAME", help="A queue that is not there yet; else bench-… is made up.")
 @click.option("--seed", default=1, show_default=True, help="Of what fails, where letters go, and which node dies.")
 @output_option

@@ -22,8 +22,8 @@ class QueueTaken(DeadLetterError):
         self.queue = queue
         self.letters = letters
         super().__init__(
-            f"queue {queue!r} exists and holds {letters:,} letters: a benchmark erases its queue, so it takes only a "
-            "new one; leave --queue out"
+            f"queue {queue!r} exists and holds {letters:,} letter{'' if letters == 1 else 's'}: a benchmark erases its "
+            "queue, so it takes only a new one; leave --queue out"
         )
 
 

@@ -83,9 +83,10 @@ async def own_queue(
             raise
         yield config, store
     finally:
-        with anyio.CancelScope(shield=True):
-            await store.close()
-        if may_be_there and (why := await erase_queue(place.url, config)):
+        if not may_be_there:
+            with anyio.CancelScope(shield=True):
+                await store.close()
+        elif why := await erase_queue(store):
             say(f"the keys dlq:{{{config.queue}…}}:* are left on the server: {why}")
 
 

@@ -110,6 +110,7 @@ class Benchmark:
             for worker in workers:
                 await worker.ended.wait()
         self._watch.stage("verify")
+        verified, stats, still_there = await self._books.verify(), await self._books.stats(), await self._still_there()
         seen = Seen(
             at=at,
             options=self._options,
@@ -124,9 +125,9 @@ class Benchmark:
             owners_before=owners_before,
             owners_after=self._owners(),
             outage=self._outage,
-            verified=await self._books.verify(),
-            stats=await self._books.stats(),
-            still_there=await self._still_there(),
+            verified=verified,
+            stats=stats,
+            still_there=still_there,
         )
         return report_of(seen)
 

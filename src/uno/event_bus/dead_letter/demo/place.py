@@ -7,6 +7,8 @@ from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.demo.plan import SHARDS
 from uno.event_bus.dead_letter.rig.queue import erase_queue, new_name
 from uno.event_bus.dead_letter.rig.server import temporary_server
+from uno.event_bus.dead_letter.store.connect import seeds_of
+from uno.event_bus.dead_letter.store.store import Store
 
 __all__ = ["own_queue", "server"]
 
@@ -32,4 +34,4 @@ async def own_queue(address: str) -> AsyncIterator[str]:
         yield queue
     finally:
         if not address.startswith("embedded:"):
-            await erase_queue(address, DeadLetterConfig(queue=queue, shards=SHARDS))
+            await erase_queue(Store(seeds_of(address), DeadLetterConfig(queue=queue, shards=SHARDS)))
