@@ -60,6 +60,7 @@ class Producer:
             group.start_soon(self._listen, words)
             group.start_soon(self._report)
             began_s, cpu_s = monotonic(), process_time()
+            self._ended_s = began_s  # it may have no share
             async with anyio.create_task_group() as tasks:
                 for _ in range(self._plan.config().concurrency):
                     tasks.start_soon(self._capture_all)
