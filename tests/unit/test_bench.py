@@ -280,6 +280,12 @@ def test_rates_with_an_outage_say_so() -> None:
     assert notes(tally(), setup(), failed_over=True) == ["rates, percentiles and maxima include the outage"]
 
 
+def test_of_a_run_that_was_too_short_nothing_else_is_told() -> None:
+    seen = tally(producer_cpu_s=9.5)
+    seen.captured_s = seen.last_start_s = 1.5
+    assert notes(seen, setup()) == ["1.5 s are too short for rates to be trusted: say more --letters"]
+
+
 def test_errors_of_all_producers_are_added_up() -> None:
     assert tally().errors == {"x": 4}
 

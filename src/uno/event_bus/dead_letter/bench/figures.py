@@ -172,9 +172,9 @@ def notes_on(
     setup: Setup, tally: Tally, processes: Sequence[ProcessFigures], nodes: Sequence[NodeFigures], failed_over: bool
 ) -> list[str]:
     """Return what has to be known before the figures are believed."""
-    notes = _bounds(setup, tally, processes, nodes)
     if tally.seconds < SHORT_S:
-        notes.append(f"{tally.seconds:.1f} s are too short for rates to be trusted: say more --letters")
+        return [f"{tally.seconds:.1f} s are too short for rates to be trusted: say more --letters"]
+    notes = _bounds(setup, tally, processes, nodes)
     kept_up = tally.last_start_s - tally.captured_s < max(2 * RETRY_S, 0.05 * tally.seconds)
     if failed_over:
         notes.append("rates, percentiles and maxima include the outage")
