@@ -1,7 +1,6 @@
 """The benchmark's own arithmetic: histograms, sets of moments, figures of nodes, and what it refuses."""
 
 import random
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -9,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uno.cli.dead_letter.bench_page import print_bench
 from uno.event_bus.dead_letter.bench.bitset import TICK_S, BitSet, longest_gap_s
 from uno.event_bus.dead_letter.bench.figures import (
     Tally,
@@ -27,7 +25,7 @@ from uno.event_bus.dead_letter.bench.nodes import NodeState, cpu_used_s
 from uno.event_bus.dead_letter.bench.options import Options
 from uno.event_bus.dead_letter.bench.outage import Outage
 from uno.event_bus.dead_letter.bench.plan import Plan
-from uno.event_bus.dead_letter.bench.report import Books, Failover, Latency, NodeFigures, ProcessFigures, Report, Setup
+from uno.event_bus.dead_letter.bench.report import Setup
 from uno.event_bus.dead_letter.bench.reporter import books_of
 from uno.event_bus.dead_letter.errors import ConfigError
 from uno.event_bus.dead_letter.operations import QueueStats
@@ -207,8 +205,18 @@ def tally(
     """Two producers that saw the same, and one worker."""
     acked, ran = (bits or ticks(1, 2) for bits in (acknowledged, done))
     seen = ticks(1, 2).packed
-    produced = Produced(acked.packed, Histogram(), {"x": 2}, seen, 0.0, captured_s, producer_cpu_s)
-    worked = Worked(len(ran), ran.packed, Histogram(), seen, 0.5, 10.0, worker_cpu_s)
+    produced = Produced(
+        acknowledged=acked.packed,
+        calls=Histogram(),
+        errors={"x": 2},
+        ticks=seen,
+        began_s=0.0,
+        ended_s=captured_s,
+        cpu_s=producer_cpu_s,
+    )
+    worked = Worked(
+        runs=len(ran), done=ran.packed, waits=Histogram(), ticks=seen, began_s=0.5, ended_s=10.0, cpu_s=worker_cpu_s
+    )
     return Tally([produced, produced], [worked])
 
 
@@ -288,58 +296,3 @@ def test_of_a_run_that_was_too_short_nothing_else_is_told() -> None:
 
 def test_errors_of_all_producers_are_added_up() -> None:
     assert tally().errors == {"x": 4}
-
-
-# -- the page ---------------------------------------------------------------------------------------------
-
-
-def report(*, lost: int = 0) -> Report:
-    latency = Latency(5, 1.0, 12.345, 12_345.0, None)
-    node = NodeFigures("127.0.0.1:7000", "replica", "primary", "valkey 9", 5, 1.5, 0.5, 0.1)
-    return Report(
-        setup=setup(primaries=3, replicas=3),
-        seconds=12.0,
-        capture_per_s=1234.5,
-        processing_per_s=None,
-        capture=latency,
-        due_to_start=latency,
-        books=Books(5, 5, 5 - lost, 0, 0, 1, 6, 0, lost),
-        errors={"store_unavailable": 2},
-        nodes=[node, replace(node, address="/tmp/" + 90 * "x", cpu_seconds=None, cpu_share=None, cpu_of_a_core=None)],
-        letters_by_shard=[5],
-        balance_of_shards=1.0,
-        balance_of_nodes=1.5,
-        failover=Failover("127.0.0.1:7000", 1, [0, 2], 4.0, 2.5, 2.25, 1.5, 1.75),
-        processes=[ProcessFigures("producer", 5, 1.0, 0.25)],
-        verify_clean=True,
-        violations=[],
-        notes=["read me"],
-    )
-
-
-@pytest.mark.parametrize("columns", [80, 120])
-def test_the_page_keeps_within_its_columns_and_ends_with_the_verdict(
-    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("COLUMNS", str(columns))
-    print_bench(report())
-    page = capsys.readouterr().out
-    lines = page.splitlines()
-    assert max(map(len, lines)) <= columns
-    assert lines[-1].rstrip() == "lost 0; verify clean; took 12.0 s"
-    for words in (
-        "3 primaries + 3 replicas",
-        "1,234  1.0 ms  12.3 ms  12.3 s",
-        "replica, was primary",
-        "shards 1.00, nodes 1.50",
-        "the primary of shards 0, 2, after 4.0 s",
-        "longest time without a capture",
-        "2.50 s",
-        "errors that producers saw: store_unavailable 2",
-        "note: read me",
-    ):
-        assert words in page
-
-
-def test_a_report_with_a_lost_letter_is_not_sound() -> None:
-    assert report().sound and not report(lost=1).sound

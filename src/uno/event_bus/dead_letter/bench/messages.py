@@ -30,7 +30,7 @@ class Failed(msgspec.Struct, tag=True):
     message: str
 
 
-class Produced(msgspec.Struct, tag=True):
+class Produced(msgspec.Struct, tag=True, kw_only=True):
     """All that a producer has seen."""
 
     acknowledged: bytes
@@ -47,7 +47,7 @@ class Produced(msgspec.Struct, tag=True):
     cpu_s: float
 
 
-class Worked(msgspec.Struct, tag=True):
+class Worked(msgspec.Struct, tag=True, kw_only=True):
     """All that a worker has seen."""
 
     runs: int

@@ -66,13 +66,13 @@ class Producer:
                     tasks.start_soon(self._capture_all)
             group.cancel_scope.cancel()
         return Produced(
-            self._acknowledged.packed,
-            self._calls,
-            dict(self._errors),
-            self._ticks.packed,
-            began_s,
-            self._ended_s,
-            process_time() - cpu_s,
+            acknowledged=self._acknowledged.packed,
+            calls=self._calls,
+            errors=dict(self._errors),
+            ticks=self._ticks.packed,
+            began_s=began_s,
+            ended_s=self._ended_s,
+            cpu_s=process_time() - cpu_s,
         )
 
     async def _listen(self, words: AsyncIterator[bytes]) -> None:

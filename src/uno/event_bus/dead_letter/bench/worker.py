@@ -65,13 +65,13 @@ class BenchWorker:
             with anyio.CancelScope(shield=True):
                 await self._store.close()
         return Worked(
-            self._runs,
-            self._done.packed,
-            self._waits,
-            self._ticks.packed,
-            self._began_s,
-            self._ended_s,
-            process_time() - cpu_s,
+            runs=self._runs,
+            done=self._done.packed,
+            waits=self._waits,
+            ticks=self._ticks.packed,
+            began_s=self._began_s,
+            ended_s=self._ended_s,
+            cpu_s=process_time() - cpu_s,
         )
 
     async def _handle(self, event: dict[str, Any], letter: Letter) -> None:
