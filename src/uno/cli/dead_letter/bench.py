@@ -48,7 +48,11 @@ if TYPE_CHECKING:
     type=click.Choice(["memory", "replicated", "fsynced"]),
     help="What a capture waits for; else DLQ_DURABILITY, else memory.",
 )
-@click.option("--kill-primary", is_flag=True, help="Kill a primary in the middle of it; only with --cluster.")
+@click.option(
+    "--kill-primary",
+    is_flag=True,
+    help="Kill a primary half-way; captures go on until a replica has taken over. Only with --cluster.",
+)
 @click.option("--queue", metavar="NAME", help="A queue that is not there yet; else bench-… is made up.")
 @click.option("--seed", default=1, show_default=True, help="Of what fails, where letters go, and which node dies.")
 @output_option
