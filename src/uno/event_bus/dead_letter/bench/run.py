@@ -164,6 +164,7 @@ class Benchmark:
         changed_s = read_s = monotonic()
         while True:
             await anyio.sleep(LOOK_S)
+            produced = self._produced  # as it was before the look: the last captures may be later than that
             try:
                 stats = await self._books.stats()
             except DeadLetterError:
@@ -172,12 +173,12 @@ class Benchmark:
                 continue  # a node is away
             read_s = monotonic()
             self._watch.done(stats.totals["resolved"] + stats.parked)
-            if self._produced and stats.open == stats.parked:
+            if produced and stats.open == stats.parked:
                 return
-            now = (self._produced, stats.open, stats.totals)
+            now = (produced, stats.open, stats.totals)
             if now != before:
                 before, changed_s = now, read_s
-            elif self._produced and read_s - changed_s > stuck_s:
+            elif produced and read_s - changed_s > stuck_s:
                 return
 
     # -- looks at servers and queue ------------------------------------------------------------------

@@ -153,12 +153,13 @@ class Demo:
         before: object = None
         changed_at = monotonic()
         while True:
+            published = self._published  # as it was before the look: the last captures may be later than that
             stats = await dlq.stats()
             self._screen.books(stats)
             now = (stats.open, stats.parked, stats.totals)
             if now != before:
                 before, changed_at = now, monotonic()
-            if self._published and stats.open == stats.parked:
+            if published and stats.open == stats.parked:
                 return
             if monotonic() - changed_at > STUCK_S:
                 return
