@@ -11,7 +11,8 @@ from uno.event_bus.dead_letter.operations import QueueStats
 from uno.event_bus.dead_letter.store.connect import seeds_of
 from uno.event_bus.dead_letter.store.store import Store
 
-NOTHING = QueueStats(**dict.fromkeys(QueueStats.__slots__, 0) | {"totals": {"resolved": 0}})
+UNUSED: dict[str, Any] = dict.fromkeys(QueueStats.__slots__, 0)
+NOTHING = QueueStats(**UNUSED | {"totals": {"resolved": 0}})
 
 
 async def test_a_look_from_before_the_last_capture_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
