@@ -8,14 +8,19 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, override
 from uuid import uuid4
 
 import pytest
 
+from tests.support import binaries
 from tests.support.cli import Cli, Ran
 from tests.support.clusters import Cluster
 from tests.support.servers import Server
+from uno.event_bus.dead_letter.bench import Options, Watch, options, run, run_bench
+from uno.event_bus.dead_letter.errors import StoreUnavailable
+from uno.event_bus.dead_letter.rig import queue
+from uno.event_bus.dead_letter.store.layout import shard_key
 
 type Spawn = Callable[..., subprocess.Popen[str]]
 
@@ -63,6 +68,10 @@ class Own:
                 continue
         return found
 
+    def servers(self) -> list[str]:
+        """Those of its servers that run."""
+        return [words for words in self.processes() if "[cluster]" in words]
+
     def assert_nothing_left(self) -> None:
         assert list(self.folder.iterdir()) == []
         if sys.platform == "linux":
@@ -80,11 +89,11 @@ def own(tmp_path: Path) -> Iterator[Own]:
 
 @pytest.fixture
 def spawn(cli: Cli) -> Iterator[Spawn]:
-    """Start `bench` on the test's server, in a process of its own that does not outlive the test."""
+    """Start an endless `bench` on the test's server, in a process of its own that does not outlive the test."""
     made: list[subprocess.Popen[str]] = []
 
     def start(*words: str) -> "subprocess.Popen[str]":
-        made.append(cli.spawn("bench", *words))
+        made.append(cli.spawn("bench", "--letters", "1000000", "--workers", "1", *words))
         return made[-1]
 
     yield start
@@ -106,19 +115,25 @@ def until(fact: Callable[[], object], within_s: float = 15) -> None:
         sleep(0.02)
 
 
+def resolved(server: Server) -> int:
+    """Letters that the run on this server has resolved."""
+    return sum(int(server.client.hget(key, "resolved") or 0) for key in server.client.keys("dlq:{bench-*:meta"))
+
+
 def assert_sound(ran: Ran, letters: int) -> Any:
     assert ran.status == 0, ran.out + ran.err
     record = ran.record
     assert record["sound"] and record["verify_clean"] and record["violations"] == []
     books = record["books"]
-    assert (books["lost"], books["open"], books["given_up"]) == (0, 0, 0)
+    assert (books["lost"], books["open"]) == (0, 0)
     assert books["acknowledged"] >= letters and books["resolved"] + books["parked"] >= books["acknowledged"]
     return record
 
 
 def test_all_figures_are_there_and_no_key_is_left(cli: Cli, server: Server) -> None:
     server.client.set("mine", "1")
-    record = assert_sound(cli("bench", *FEW, "--fail-rate", "0.25", "--shards", "4"), 200)
+    words = ("--queue", "mine-1", "--fail-rate", "0.25", "--shards", "4")
+    record = assert_sound(cli("bench", *FEW, *words), 200)
     books, setup = record["books"], record["setup"]
     assert books["acknowledged"] == books["captured"] == books["resolved"] == 200
     assert 25 < books["retried"] < 75 and books["runs"] == 200 + books["retried"] and books["duplicates"] == 0
@@ -135,19 +150,14 @@ def test_all_figures_are_there_and_no_key_is_left(cli: Cli, server: Server) -> N
     assert [process["role"] for process in record["processes"]] == ["producer", "worker"]
     assert record["errors"] == {} and record["failover"] is None
     assert setup["kind"] == "given" and setup["is_shared"] and setup["cores"] >= 1
-    assert setup["queue"].startswith("bench-") and setup["servers"][0].startswith(server.name.replace("-", " "))
+    assert setup["queue"] == "mine-1" and setup["servers"][0].startswith(server.name.replace("-", " "))
     assert server.client.keys("*") == [b"mine"]
 
 
-def test_the_same_seed_gives_the_same_letters(cli: Cli) -> None:
-    first, again, other = (cli("bench", *FEW, "--seed", seed).record for seed in ("7", "7", "8"))
-    assert first["letters_by_shard"] == again["letters_by_shard"] != other["letters_by_shard"]
-    assert first["books"]["retried"] == again["books"]["retried"]
-
-
 def test_without_a_server_it_brings_one_and_takes_it_away(own: Own) -> None:
-    record = assert_sound(own(*FEW), 200)
-    assert record["setup"]["kind"] == "embedded"
+    ran = own(*FEW, "-o", "table")
+    assert ran.status == 0 and "1 primary, started here for this" in ran.out
+    assert ran.out.splitlines()[-1].startswith("lost 0; verify clean; took ")
     own.assert_nothing_left()
 
 
@@ -191,9 +201,11 @@ def test_a_queue_that_is_there_and_empty_is_refused_too(cli: Cli, server: Server
     assert before and server.client.keys("*") == before
 
 
-def test_a_queue_of_ones_own_naming_is_taken_when_it_is_new(cli: Cli, server: Server) -> None:
-    assert assert_sound(cli("bench", "--queue", "mine-1", *FEW), 200)["setup"]["queue"] == "mine-1"
-    assert server.client.keys("*") == []
+def test_letters_of_a_queue_that_no_worker_has_opened_are_safe(cli: Cli, server: Server) -> None:
+    server.client.xadd(shard_key("raw", 1, "letters"), {"payload": "{}"})
+    ran = cli("bench", "--queue", "raw", *FEW)
+    assert ran.status == 4 and "holds 1 letter:" in ran.err
+    assert len(server.client.keys("*")) == 1
 
 
 @pytest.mark.parametrize(
@@ -232,12 +244,11 @@ def test_a_server_that_is_away_exits_5_without_the_password() -> None:
 # -- when it is not left alone ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_an_interrupted_run_cleans_up(spawn: Spawn, server: Server, number: signal.Signals) -> None:
     server.client.set("mine", "1")
-    process = spawn("--letters", "1000000")
-    until(lambda: len(server.client.keys("dlq:{bench-*:letters")) == 2)
-    sleep(0.3)  # captures and handlers are at it
+    process = spawn()
+    until(lambda: resolved(server) > 100)
     process.send_signal(number)
     out, errors = process.communicate(timeout=20)
     assert (process.returncode, out, errors) == (130, "", "uno: error: interrupted\n")
@@ -246,53 +257,86 @@ def test_an_interrupted_run_cleans_up(spawn: Spawn, server: Server, number: sign
 
 
 def test_an_interrupted_outage_leaves_no_node(own: Own) -> None:
-    process = own.spawn("--cluster", "--kill-primary", "--letters", "1000000")
-    until(lambda: len(own.processes()) > 12 if sys.platform == "linux" else any(own.folder.iterdir()), within_s=30)
-    sleep(1)
-    process.send_signal(signal.SIGINT)
+    process = own.spawn("--cluster", "--kill-primary", "--letters", "100", "--workers", "1")
+    until(lambda: len(own.servers()) == 6, within_s=30)
+    until(lambda: len(own.servers()) == 5, within_s=30)
+    process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 130
     own.assert_nothing_left()
 
 
 def test_a_worker_that_dies_ends_it_with_one_line_and_leaves_nothing(spawn: Spawn, server: Server) -> None:
-    process = spawn("--letters", "1000000")
-    until(lambda: len(server.client.keys("dlq:{bench-*:letters")) == 2)
+    process = spawn()
+    until(lambda: resolved(server) > 100)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if not children.exists():
         pytest.skip("needs /proc")
     os.kill(int(children.read_text().split()[-1]), signal.SIGKILL)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert "has ended early" in errors and errors.count("\n") == 1
+    assert "has ended early: killed by SIGKILL" in errors and errors.count("\n") == 1
     assert server.client.keys("*") == []
 
 
-def test_a_stolen_letter_is_missed(spawn: Spawn, server: Server) -> None:
-    process = spawn("--letters", "500", "--fail-rate", "1", "--workers", "1")  # each waits for its retry
-    stolen = 0
-    while not stolen and process.poll() is None:
-        for key in server.client.keys("dlq:{bench-*:letters"):
-            for id, _ in server.client.xrange(key, count=1):
-                stolen += server.client.xdel(key, id)
-                break
-    out, errors = process.communicate(timeout=50)
-    assert process.returncode == 1, errors
-    record = json.loads(out)
-    assert record["books"]["lost"] >= 1 and not record["sound"]
+def test_nothing_of_a_killed_run_goes_on(spawn: Spawn, server: Server) -> None:
+    process = spawn()
+    until(lambda: resolved(server) > 100)
+    process.kill()
+    until(lambda: len(server.connections()) == 1)
 
 
-# -- for people -------------------------------------------------------------------------------------------
+class Meddler(Watch):
+    """Does something to the queue in the middle of the work, once; `act` answers False when it could not yet."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self.said: list[str] = []
+        self._act = act
+        self._acted = False
+
+    @override
+    def done(self, letters: int) -> None:
+        self._acted = self._acted or self._act() is not False
+
+    @override
+    def say(self, line: str) -> None:
+        self.said.append(line)
 
 
-@pytest.mark.parametrize("columns", ["80", "120"])
-def test_the_page_keeps_within_its_columns_and_ends_with_the_verdict(cli: Cli, columns: str) -> None:
-    page = cli("bench", *FEW, "-o", "table", COLUMNS=columns)
-    lines = page.out.splitlines()
-    assert page.status == 0 and max(map(len, lines)) <= int(columns)
-    assert lines[-1].startswith("lost 0; verify clean; took ")
-    for word in ("capture, one call", "due → start", "p99", "of a core", "balance", "duplicate runs 0"):
-        assert word in page.out
+async def test_letters_of_a_stream_that_somebody_deletes_are_lost(
+    monkeypatch: pytest.MonkeyPatch, server: Server
+) -> None:
+    monkeypatch.setattr(options, "RETRY_S", 1.0)  # all letters are there for so long
+
+    def delete() -> bool:
+        letters = {key: server.client.xlen(key) for key in server.client.keys("dlq:{bench-*:letters")}
+        return any(letters.values()) and bool(server.client.delete(*letters))
+
+    wanted = Options(redis_url=server.url, letters=500, workers=1, fail_rate=1.0, shards=2)
+    report = await run_bench(wanted, Meddler(delete))
+    assert report.books.acknowledged == 500 and report.books.lost > 0 and not report.sound
+    assert server.client.keys("*") == []
+
+
+async def test_a_server_that_stays_away_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(queue, "ERASING_S", 0.5)
+    monkeypatch.setenv("DLQ_OPERATION_TIMEOUT", "0.3")
+    with Server(binaries.EMBEDDED) as server:
+        meddler = Meddler(server.stop)
+        with pytest.raises(StoreUnavailable):
+            await run_bench(Options(redis_url=server.url, letters=1_000_000, workers=1), meddler)
+    [line] = meddler.said
+    assert "are left on the server" in line
+
+
+async def test_a_node_of_the_users_that_dies_leaves_no_key(cluster: Cluster) -> None:
+    url_names = cluster.primaries()[0]
+    url = f"redis://127.0.0.1:{url_names.port}/0?cluster=true"
+    report = await run_bench(Options(redis_url=url, letters=500, workers=1), Meddler(url_names.kill))
+    assert any("shards have changed their nodes" in note for note in report.notes)
+    assert [node.role for node in report.nodes].count("away") == 1
+    assert all(node.client.keys("*") == [] for node in cluster.primaries())
 
 
 def test_a_terminal_gets_a_bar_and_a_pipe_json(cli: Cli) -> None:

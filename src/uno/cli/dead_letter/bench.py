@@ -24,9 +24,15 @@ if TYPE_CHECKING:
 @click.option("--cluster", is_flag=True, help="Measure a cluster that it starts here: 3 primaries, 3 replicas.")
 @click.option("--letters", default=20_000, show_default=True, type=click.IntRange(1), help="Letters to capture.")
 @click.option(
-    "--payload", default=300, show_default=True, type=click.IntRange(32), metavar="BYTES", help="Of an event."
+    "--payload", default=300, show_default=True, type=click.IntRange(32), metavar="BYTES", help="Size of an event."
 )
-@click.option("--fail-rate", default=0.1, show_default=True, type=click.FloatRange(0, 1), help="Share that fails once.")
+@click.option(
+    "--fail-rate",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of the letters that fail once.",
+)
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 256), help="Processes with handlers.")
 @click.option("--producers", default=1, show_default=True, type=click.IntRange(1, 256), help="Processes that capture.")
 @click.option(
@@ -42,7 +48,11 @@ if TYPE_CHECKING:
     type=click.Choice(["memory", "replicated", "fsynced"]),
     help="What a capture waits for; else DLQ_DURABILITY, else memory.",
 )
-@click.option("--kill-primary", is_flag=True, help="Kill a primary meanwhile; only with --cluster.")
+@click.option(
+    "--kill-primary",
+    is_flag=True,
+    help="Kill a primary half-way; captures go on until a replica has taken over. Only with --cluster.",
+)
 @click.option("--queue", metavar="NAME", help="A queue that is not there yet; else bench-… is made up.")
 @click.option("--seed", default=1, show_default=True, help="Of what fails, where letters go, and which node dies.")
 @output_option
@@ -98,23 +108,25 @@ def _watch(stack: ExitStack) -> "Watch":
 
 
 async def _run(options: "Options", watch: "Watch") -> "Report":
-    """Run the benchmark; SIGTERM ends it as Ctrl-C does, in order: what it has started and written goes away."""
+    """Run the benchmark; SIGTERM and SIGHUP end it as Ctrl-C does: what it has started and written goes away."""
     import anyio
 
     from uno.event_bus.dead_letter.bench import run_bench
 
     async with anyio.create_task_group() as group:
-        group.start_soon(_heed_sigterm, group.cancel_scope)
+        group.start_soon(_heed_signals, group.cancel_scope)
         report = await run_bench(options, watch)
         group.cancel_scope.cancel()
         return report
     raise click.Abort
 
 
-async def _heed_sigterm(scope: "anyio.CancelScope") -> None:
+async def _heed_signals(scope: "anyio.CancelScope") -> None:
     import anyio
 
-    with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+    # Under `nohup` the end of the terminal is to be ignored.
+    heeded = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
+    with anyio.open_signal_receiver(*heeded) as signals:
         async for _ in signals:
             scope.cancel()
 

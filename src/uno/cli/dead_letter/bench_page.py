@@ -46,7 +46,7 @@ def _setup(setup: "Setup") -> list[str]:
         f"uno {setup.uno}, Python {setup.python}, {setup.event_loop}; {setup.machine}, {_count(setup.cores, 'core')}",
         f"{', '.join(setup.servers) or 'servers that hide INFO'}: {nodes}, {where}{together}",
         f"queue {setup.queue}: {_count(setup.shards, 'shard')}, durability {setup.durability}",
-        f"{setup.letters:,} letters of {setup.payload_bytes:,} bytes, {setup.fail_rate:.0%} fail once; "
+        f"{_count(setup.letters, 'letter')} of {setup.payload_bytes:,} bytes, {setup.fail_rate:.0%} fail once; "
         f"seed {setup.seed}, {setup.at}",
         f"{_count(setup.producers, 'producer')}, {each.format('captures')}; "
         f"{_count(setup.workers, 'worker')}, {each.format('handlers')}",
@@ -116,12 +116,10 @@ def _books(shown: "Console", report: "Report") -> None:
     _say(shown, f"acknowledged {books.acknowledged:,}; resolved {books.resolved:,} + parked {books.parked:,}{left}")
     _say(
         shown,
-        f"handlers ran {books.runs:,} times; retried {books.retried:,}; duplicate runs {books.duplicates:,}",
+        f"handlers ran {_count(books.runs, 'time')}; retried {books.retried:,}; duplicate runs {books.duplicates:,}",
     )
     errors = ", ".join(f"{one_line(code)} {calls:,}" for code, calls in report.errors.items())
     _say(shown, f"errors that producers saw: {errors}; each call was repeated" if errors else "producers saw no errors")
-    if books.given_up:
-        _say(shown, f"letters that were never acknowledged: {books.given_up:,}")
 
 
 def _verdict(shown: "Console", report: "Report") -> None:

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from uno.event_bus.dead_letter.bench.bits import TICK_S, Bits, longest_gap_s
+from uno.event_bus.dead_letter.bench.bitset import TICK_S, BitSet, longest_gap_s
 from uno.event_bus.dead_letter.bench.histogram import Histogram
+from uno.event_bus.dead_letter.bench.messages import Produced, Worked
 from uno.event_bus.dead_letter.bench.nodes import NodeState, cpu_used_s
 from uno.event_bus.dead_letter.bench.options import RETRY_S
 from uno.event_bus.dead_letter.bench.outage import Outage
-from uno.event_bus.dead_letter.bench.plan import Produced, Worked
 from uno.event_bus.dead_letter.bench.report import Failover, Latency, NodeFigures, ProcessFigures, Setup
 
 __all__ = [
@@ -18,7 +18,7 @@ __all__ = [
     "latency_of",
     "letters_of_nodes",
     "node_figures",
-    "notes_on_bounds",
+    "notes_on",
     "process_figures",
     "rate",
 ]
@@ -27,6 +27,9 @@ BUSY: Final = 0.9
 """Share of a core from which a process was the bound."""
 
 SHORT_S: Final = 2.0
+
+SHARDS_A_PRIMARY: Final = 4
+"""From so many on the load of primaries differs little."""
 
 
 class Tally:
@@ -39,7 +42,6 @@ class Tally:
         self.calls = _merged([each.calls for each in produced])
         self.waits = _merged([each.waits for each in worked])
         self.runs = sum(each.runs for each in worked)
-        self.given_up = sum(each.given_up for each in produced)
         self.errors: dict[str, int] = {}
         for each in produced:
             for code, calls in each.errors.items():
@@ -55,10 +57,10 @@ class Tally:
         return max(self.captured_s, self.last_start_s) - self.began_s
 
 
-def _union(told: Sequence[Produced] | Sequence[Worked], name: str) -> Bits:
-    bits = Bits()
+def _union(told: Sequence[Produced] | Sequence[Worked], name: str) -> BitSet:
+    bits = BitSet()
     for each in told:
-        bits |= Bits(getattr(each, name))
+        bits |= BitSet(getattr(each, name))
     return bits
 
 
@@ -154,18 +156,42 @@ def failover_of(tally: Tally, outage: Outage | None, origin_s: float) -> Failove
 
 
 def process_figures(tally: Tally) -> list[ProcessFigures]:
-    """Return the figures of all processes, producers first."""
-    rows = [("producer", each.calls.count, each.cpu_s, each.elapsed_s) for each in tally.produced]
-    rows += [("worker", each.runs, each.cpu_s, each.elapsed_s) for each in tally.worked]
+    """Return the figures of all processes, producers first.
+
+    A producer's share of a core is that of its own time, as it ends early; a worker's is that of the whole.
+    """
+    rows = [("producer", each.calls.count, each.cpu_s, each.ended_s - each.began_s) for each in tally.produced]
+    rows += [("worker", each.runs, each.cpu_s, tally.seconds) for each in tally.worked]
     return [
         ProcessFigures(role, letters, round(cpu_s, 3), round(cpu_s / elapsed_s, 4) if elapsed_s else 0.0)
         for role, letters, cpu_s, elapsed_s in rows
     ]
 
 
-def notes_on_bounds(
+def notes_on(
     setup: Setup, tally: Tally, processes: Sequence[ProcessFigures], nodes: Sequence[NodeFigures], failed_over: bool
 ) -> list[str]:
+    """Return what has to be known before the figures are believed."""
+    if tally.seconds < SHORT_S:
+        return [f"{tally.seconds:.1f} s are too short for rates to be trusted: say more --letters"]
+    notes = _bounds(setup, tally, processes, nodes)
+    kept_up = tally.last_start_s - tally.captured_s < max(2 * RETRY_S, 0.05 * tally.seconds)
+    if failed_over:
+        notes.append("rates, percentiles and maxima include the outage")
+    elif kept_up:
+        notes.append(
+            "the workers kept up, so the processing rate is that of the captures; what the workers can do shows with "
+            f"--producers {setup.producers * 2}"
+        )
+    if setup.primaries > 1 and setup.shards < SHARDS_A_PRIMARY * setup.primaries:
+        notes.append(
+            f"{setup.shards} shards cannot be even on {setup.primaries} primaries: "
+            f"try --shards {_power_of_two(SHARDS_A_PRIMARY * setup.primaries)}"
+        )
+    return notes
+
+
+def _bounds(setup: Setup, tally: Tally, processes: Sequence[ProcessFigures], nodes: Sequence[NodeFigures]) -> list[str]:
     """Return what kept the rates from being higher, where that was not the servers."""
     notes = []
     producing = max((each.cpu_of_a_core for each in processes if each.role == "producer"), default=0.0)
@@ -183,9 +209,8 @@ def notes_on_bounds(
             f"this machine was the bound: servers, workers and producers share its {setup.cores} cores; on machines "
             "of their own they do more"
         )
-    if tally.seconds < SHORT_S:
-        notes.append(f"{tally.seconds:.1f} s are too short for rates to be trusted: say more --letters")
-    kept_up = tally.last_start_s - tally.captured_s < max(2 * RETRY_S, 0.05 * tally.seconds)
-    if kept_up and not failed_over:
-        notes.append("the workers kept up with the captures: the processing rate is that of the producers")
     return notes
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << (least - 1).bit_length()

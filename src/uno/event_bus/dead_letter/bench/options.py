@@ -1,5 +1,6 @@
 """What is to be measured: the settings of one benchmark, with what does not go together."""
 
+import os
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -67,11 +68,10 @@ class Options:
             "retry_delay": RETRY_S,
             "retry_max_delay": RETRY_S,
             "max_queue_size": 0,
+            "lease_seconds": None if os.environ.get("DLQ_LEASE_SECONDS") else LEASE_S,
             "enabled": True,
         }
         config = DeadLetterConfig.from_env(**known)
-        changed: dict[str, Any] = {"redis_url": None, "app": None}
-        if config.lease_seconds == DeadLetterConfig().lease_seconds:
-            changed["lease_seconds"] = LEASE_S
-        changed["max_payload_bytes"] = max(config.max_payload_bytes, self.payload_bytes + HEADROOM_BYTES)
-        return replace(config, **changed)
+        enough_bytes = max(config.max_payload_bytes, self.payload_bytes + HEADROOM_BYTES)
+        # A spool would acknowledge what no server has, and outlive the queue.
+        return replace(config, redis_url=None, app=None, spool_dir=None, max_payload_bytes=enough_bytes)

@@ -11,7 +11,7 @@ from typing import Final
 import anyio
 import anyio.to_thread
 
-from uno.event_bus.dead_letter.bench.failed import BenchFailed
+from uno.event_bus.dead_letter.bench.errors import BenchFailed
 from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.errors import StoreUnavailable
 from uno.event_bus.dead_letter.store import browse

@@ -1,4 +1,4 @@
-"""What every process of one benchmark must agree on, and the lines that they exchange: JSON, one message a line."""
+"""What every process of one benchmark must agree on: the queue, its settings, and the letters."""
 
 from dataclasses import fields
 from hashlib import blake2b
@@ -6,21 +6,13 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from uno.event_bus.dead_letter.bench.histogram import Histogram
 from uno.event_bus.dead_letter.bench.options import Options
 from uno.event_bus.dead_letter.config import DeadLetterConfig
 
-__all__ = ["BEGIN", "FINISH", "TYPE", "Failed", "Message", "Plan", "Produced", "Progress", "Ready", "Worked", "written"]
+__all__ = ["TYPE", "Plan"]
 
 TYPE: Final = "bench"
 """Type of the events."""
-
-BEGIN: Final = b"begin\n"
-FINISH: Final = b"finish\n"
-"""What a producer is told after its plan: to begin; to stop at its share, which it has passed if it `goes_on`."""
-
-SMALLEST_BYTES: Final = 32
-"""Of a payload: its number has to fit in."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -76,70 +68,3 @@ class Plan(msgspec.Struct, frozen=True):
         """Say whether the first attempt of this letter fails."""
         drawn = blake2b(self.event_id(number).encode(), digest_size=4, person=b"fails").digest()
         return int.from_bytes(drawn) < self.fail_rate * 2**32
-
-
-# --- what the processes tell -----------------------------------------------------------------------------
-
-
-class Ready(msgspec.Struct, tag=True):
-    """The process is connected and waits to begin."""
-
-
-class Progress(msgspec.Struct, tag=True):
-    """So many letters were acknowledged to this producer."""
-
-    acknowledged: int
-
-
-class Failed(msgspec.Struct, tag=True):
-    """The process cannot go on."""
-
-    code: str
-    message: str
-
-
-class Produced(msgspec.Struct, tag=True):
-    """All that a producer has seen."""
-
-    acknowledged: bytes
-    """Numbers of its letters that were, as `Bits`."""
-    given_up: int
-    """Letters that never were, after many tries."""
-    calls: Histogram
-    """How long a capture took that was acknowledged: that one call."""
-    errors: dict[str, int]
-    """Code of the error → calls that raised it."""
-    ticks: bytes
-    """When captures were acknowledged."""
-    began_s: float
-    ended_s: float
-    """First call, and last acknowledgement, by the machine's monotonic clock."""
-    cpu_s: float
-    elapsed_s: float
-
-
-class Worked(msgspec.Struct, tag=True):
-    """All that a worker has seen."""
-
-    runs: int
-    done: bytes
-    """Numbers of the letters whose handler worked, as `Bits`."""
-    waits: Histogram
-    """From when a letter was due for the first time to the start of its handler, by the server's clock."""
-    ticks: bytes
-    """When handlers were started."""
-    began_s: float
-    ended_s: float
-    """First and last start of a handler, by the machine's monotonic clock; 0 without any."""
-    cpu_s: float
-    elapsed_s: float
-
-
-type Message = Ready | Progress | Failed | Produced | Worked
-
-_ENCODER: Final = msgspec.json.Encoder()
-
-
-def written(message: Message | Plan) -> bytes:
-    """Return a message as a line."""
-    return _ENCODER.encode(message) + b"\n"

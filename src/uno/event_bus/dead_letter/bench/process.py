@@ -18,8 +18,9 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from uno.event_bus.dead_letter.bench.failed import first_of_ours
-from uno.event_bus.dead_letter.bench.plan import Failed, Message, Plan, written
+from uno.event_bus.dead_letter.bench.errors import first_of_ours
+from uno.event_bus.dead_letter.bench.messages import Failed, Message, written
+from uno.event_bus.dead_letter.bench.plan import Plan
 from uno.event_bus.dead_letter.bench.producer import Producer
 from uno.event_bus.dead_letter.bench.worker import BenchWorker
 from uno.event_bus.dead_letter.errors import DeadLetterError

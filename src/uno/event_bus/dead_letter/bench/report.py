@@ -83,8 +83,6 @@ class Books:
     """What became of the letters."""
 
     acknowledged: int
-    given_up: int
-    """Never acknowledged, after a minute of tries."""
     captured: int
     resolved: int
     parked: int
@@ -132,7 +130,10 @@ class Report:
     capture: Latency
     """One call that was acknowledged."""
     due_to_start: Latency
-    """From when a letter was due for the first time to the start of its handler, by the server's clock."""
+    """From when a letter was due for the first time to the start of its handler, by the server's clock.
+
+    Letters are due at whole milliseconds, so up to 1 ms of it is rounding.
+    """
     books: Books
     errors: dict[str, int]
     """Code → captures that raised it; each was repeated."""

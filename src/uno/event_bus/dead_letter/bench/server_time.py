@@ -6,7 +6,7 @@ from typing import Final
 
 import anyio
 
-from uno.event_bus.dead_letter.bench.failed import BenchFailed
+from uno.event_bus.dead_letter.bench.errors import BenchFailed
 from uno.event_bus.dead_letter.errors import DeadLetterError
 from uno.event_bus.dead_letter.store.store import Store
 

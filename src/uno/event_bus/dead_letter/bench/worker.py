@@ -6,9 +6,10 @@ from typing import Any
 
 import anyio
 
-from uno.event_bus.dead_letter.bench.bits import TICK_S, Bits
+from uno.event_bus.dead_letter.bench.bitset import TICK_S, BitSet
 from uno.event_bus.dead_letter.bench.histogram import Histogram
-from uno.event_bus.dead_letter.bench.plan import TYPE, Message, Plan, Ready, Worked
+from uno.event_bus.dead_letter.bench.messages import Message, Ready, Worked
+from uno.event_bus.dead_letter.bench.plan import TYPE, Plan
 from uno.event_bus.dead_letter.bench.server_time import ServerTime
 from uno.event_bus.dead_letter.letter import Letter
 from uno.event_bus.dead_letter.queue import DeadLetterQueue
@@ -34,7 +35,7 @@ class BenchWorker:
         self._store = Store(seeds_of(plan.url), config, client_name="uno-dlq-bench-clock")
         self._time = ServerTime(self._store)
         self._runs = 0
-        self._done, self._ticks = Bits(), Bits()
+        self._done, self._ticks = BitSet(), BitSet()
         self._waits = Histogram()
         self._began_s = self._ended_s = 0.0
 
@@ -57,21 +58,20 @@ class BenchWorker:
             async with self._dlq, anyio.create_task_group() as group:
                 for role in (listen, announce, self._time.keep_asking):
                     group.start_soon(role)
-                begun_s, cpu_s = monotonic(), process_time()
+                cpu_s = process_time()
                 await self._dlq.run(stop=stop, ready=ready)
                 group.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
                 await self._store.close()
         return Worked(
-            self._runs,
-            self._done.packed,
-            self._waits,
-            self._ticks.packed,
-            self._began_s,
-            self._ended_s,
-            process_time() - cpu_s,
-            monotonic() - begun_s,
+            runs=self._runs,
+            done=self._done.packed,
+            waits=self._waits,
+            ticks=self._ticks.packed,
+            began_s=self._began_s,
+            ended_s=self._ended_s,
+            cpu_s=process_time() - cpu_s,
         )
 
     async def _handle(self, event: dict[str, Any], letter: Letter) -> None:

@@ -14,7 +14,6 @@ from uno.event_bus.dead_letter.demo.crew import SecondWorker
 from uno.event_bus.dead_letter.demo.events import PUBLISHING, Publication, digest_of, from_file, generated
 from uno.event_bus.dead_letter.demo.journal import Journal
 from uno.event_bus.dead_letter.demo.ledger import Ledger, ParkedLetter
-from uno.event_bus.dead_letter.demo.log import warnings_to
 from uno.event_bus.dead_letter.demo.pages import ledger_lines
 from uno.event_bus.dead_letter.demo.place import own_queue, server
 from uno.event_bus.dead_letter.demo.plan import LEASE_S, Plan, open_shop
@@ -25,6 +24,7 @@ from uno.event_bus.dead_letter.failure import sole_error
 from uno.event_bus.dead_letter.letter import LetterState
 from uno.event_bus.dead_letter.operations import QueueStats
 from uno.event_bus.dead_letter.queue import DeadLetterQueue
+from uno.event_bus.dead_letter.rig.log import log_to
 from uno.event_bus.dead_letter.where import Where
 
 __all__ = ["run_demo"]
@@ -119,7 +119,7 @@ class Demo:
             await second.begin(plan)
             dlq, bus = open_shop(plan, "this process", self._journal.write)
             async with dlq:
-                with warnings_to(self._say):
+                with log_to(self._say):
                     await self._work(dlq, bus)
                 await second.stop()
                 return await self._ledger(dlq)
@@ -153,12 +153,13 @@ class Demo:
         before: object = None
         changed_at = monotonic()
         while True:
+            published = self._published  # as it was before the look: the last captures may be later than that
             stats = await dlq.stats()
             self._screen.books(stats)
             now = (stats.open, stats.parked, stats.totals)
             if now != before:
                 before, changed_at = now, monotonic()
-            if self._published and stats.open == stats.parked:
+            if published and stats.open == stats.parked:
                 return
             if monotonic() - changed_at > STUCK_S:
                 return

@@ -6,13 +6,13 @@ A million letters are 125 KB, and the sets of several processes add up with one 
 from collections.abc import Iterator
 from typing import Final
 
-__all__ = ["TICK_S", "Bits", "longest_gap_s"]
+__all__ = ["TICK_S", "BitSet", "longest_gap_s"]
 
 TICK_S: Final = 0.01
 """Moments are kept this exactly."""
 
 
-class Bits:
+class BitSet:
     """A set of whole numbers from 0."""
 
     def __init__(self, packed: bytes = b"") -> None:
@@ -47,18 +47,18 @@ class Bits:
     def _whole(self) -> int:
         return int.from_bytes(self._bytes, "little")
 
-    def __or__(self, other: "Bits") -> "Bits":
+    def __or__(self, other: "BitSet") -> "BitSet":
         return self._of(self._whole | other._whole)
 
-    def __sub__(self, other: "Bits") -> "Bits":
+    def __sub__(self, other: "BitSet") -> "BitSet":
         return self._of(self._whole & ~other._whole)
 
     @staticmethod
-    def _of(whole: int) -> "Bits":
-        return Bits(whole.to_bytes((whole.bit_length() + 7) // 8, "little"))
+    def _of(whole: int) -> "BitSet":
+        return BitSet(whole.to_bytes((whole.bit_length() + 7) // 8, "little"))
 
 
-def longest_gap_s(ticks: Bits, since_tick: int) -> float:
+def longest_gap_s(ticks: BitSet, since_tick: int) -> float:
     """Return the longest time between two ticks in a row, seconds, of which the later one is after `since_tick`.
 
     Exact to `TICK_S`; 0 when nothing happened after it.

@@ -2,7 +2,7 @@
 
 from uno.event_bus.dead_letter.errors import DeadLetterError
 
-__all__ = ["BenchFailed", "first_of_ours"]
+__all__ = ["BenchFailed", "QueueTaken", "first_of_ours"]
 
 
 class BenchFailed(DeadLetterError):
@@ -11,6 +11,20 @@ class BenchFailed(DeadLetterError):
     def __init__(self, message: str, code: str = "failure") -> None:
         super().__init__(message)
         self.code = code  # type: ignore[misc]  # what a process has told is an error like its own
+
+
+class QueueTaken(DeadLetterError):
+    """Raised when the queue that was named is somebody's: the benchmark would run its letters, and erase it."""
+
+    code = "queue_taken"
+
+    def __init__(self, queue: str, letters: int) -> None:
+        self.queue = queue
+        self.letters = letters
+        super().__init__(
+            f"queue {queue!r} exists and holds {letters:,} letter{'' if letters == 1 else 's'}: a benchmark erases its "
+            "queue, so it takes only a new one; leave --queue out"
+        )
 
 
 def first_of_ours(group: BaseExceptionGroup[BaseException]) -> BaseException:
