@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         PermissionDenied,
         QueueFull,
         QueueNotFound,
+        SpoolFull,
         StoreError,
         StoreUnavailable,
     )
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         PolicyByException,
         RetryPolicy,
     )
+    from uno.event_bus.dead_letter.spool.folder import SpoolStats
     from uno.event_bus.dead_letter.where import Where
 
 _HOMES = {
@@ -57,6 +59,7 @@ _HOMES = {
         "PermissionDenied",
         "QueueFull",
         "QueueNotFound",
+        "SpoolFull",
         "StoreError",
         "StoreUnavailable",
     ),
@@ -71,6 +74,7 @@ _HOMES = {
         "PolicyByException",
         "RetryPolicy",
     ),
+    "spool.folder": ("SpoolStats",),
     "where": ("Where",),
 }
 """Module → public names. They are imported when first asked for: `--help` needs none of them."""
@@ -108,6 +112,8 @@ __all__ = [
     "ReplayReport",
     "RetryLater",
     "RetryPolicy",
+    "SpoolFull",
+    "SpoolStats",
     "StoreError",
     "StoreUnavailable",
     "VerifyReport",

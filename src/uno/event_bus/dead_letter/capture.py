@@ -23,7 +23,7 @@ from uno.event_bus.dead_letter.failure import Failure, describe
 from uno.event_bus.dead_letter.letter import DeadLetterReason, NewLetter
 from uno.event_bus.dead_letter.retry import RetryPolicy, policy_for
 from uno.event_bus.dead_letter.rules import require_seconds, require_whole
-from uno.event_bus.dead_letter.spool import Spool
+from uno.event_bus.dead_letter.spool.spool import Spool
 from uno.event_bus.dead_letter.store.store import Store
 
 __all__ = ["ARGUMENTS", "Capturer", "check_metadata", "reason_of"]
