@@ -59,6 +59,7 @@ class Proxy:
         """Connections so far."""
         self._silence: Callable[[bytes], bool] = lambda chunk: False
         self._lose: tuple[str, int] = ("", 0)
+        self._refuse: tuple[str, bytes] | None = None
         self._wires: set[_Wire] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="proxy")
@@ -83,6 +84,7 @@ class Proxy:
         """End what `silence` began; connections that were silent are reset."""
         self._silence = lambda chunk: False
         self._lose = ("", 0)
+        self._refuse = None
         self.refusing = False
         self._in_loop(lambda: self._reset(lambda wire: wire.silent))
 
@@ -98,6 +100,13 @@ class Proxy:
     def lose_replies(self, verb: str, times: int) -> None:
         """Lose the replies of the next calls of this script: the server does what they say, nobody hears of it."""
         self._lose = (verb, times)
+
+    def refuse(self, verb: str, marker: bytes) -> None:
+        """Answer calls of this script that hold these bytes with an error, until it heals; the server hears nothing.
+
+        As a server does that is set to take no such value.
+        """
+        self._refuse = (verb, marker)
 
     @property
     def replies_to_lose(self) -> int:
@@ -171,6 +180,9 @@ class Proxy:
             while chunk := await reader.read(CHUNK):
                 wire.silent = wire.silent or self._silence(chunk)
                 if wire.silent:
+                    continue
+                if self._refuse is not None and _is_call(chunk, self._refuse[0]) and self._refuse[1] in chunk:
+                    await self._pass(b"-ERR value is refused\r\n", wire.client)
                     continue
                 verb, times = self._lose
                 if times and _is_call(chunk, verb):

@@ -16,7 +16,8 @@ import pytest
 from uno.event_bus.dead_letter.letter import NewLetter
 from uno.event_bus.dead_letter.spool import folder as folder_module
 from uno.event_bus.dead_letter.spool.folder import Folder, Full
-from uno.event_bus.dead_letter.spool.record import HEADER_BYTES, MAGIC, Packed, State, pack, parse
+from uno.event_bus.dead_letter.spool.record import HEADER_BYTES, MAGIC, Packed, Record, State, pack, parse
+from uno.event_bus.dead_letter.spool.sender import BATCH_BYTES, batches_of
 
 HEADER = MAGIC + b"salt"
 
@@ -153,6 +154,24 @@ def test_bytes_of_an_event_are_never_taken_for_a_record() -> None:
     outer = pack(NewLetter("outer", "bytes", inner + bytes(100)), 1, State.WAITING)
     data = segment_of(outer)
     assert parse(data[:-50]).records == []
+
+
+@pytest.mark.parametrize(
+    ("sizes", "batches"),
+    [
+        ([], []),
+        ([10] * 250, [100, 100, 50]),
+        ([BATCH_BYTES // 2] * 5, [2, 2, 1]),
+        ([BATCH_BYTES * 3, 10, BATCH_BYTES, 10], [1, 1, 1, 1]),
+        ([10, BATCH_BYTES - 10, 1], [2, 1]),
+    ],
+)
+def test_a_batch_is_bounded_in_letters_and_bytes(sizes: list[int], batches: list[int]) -> None:
+    """A hundred large letters would not arrive within one timeout, again and again; a larger one goes alone."""
+    records = [Record(n, size, State.WAITING, 0, letter(n)) for n, size in enumerate(sizes)]
+    found = batches_of(records)
+    assert [len(batch) for batch in found] == batches
+    assert [record for batch in found for record in batch] == records
 
 
 # -- appending --------------------------------------------------------------------------------------------
@@ -367,10 +386,15 @@ def test_names_of_sent_files_are_gone_from_the_disk(
     segment.mark_sent([files.load(segment)[0][0].offset])
     seen: list[str] = []
     unlink, fsync = os.unlink, os.fsync
-    monkeypatch.setattr(os, "unlink", lambda path: (seen.append(Path(path).suffix), unlink(path)))
-    monkeypatch.setattr(os, "fsync", lambda fd: (seen.append("sync"), fsync(fd)))
+
+    def note(what: str, act: Callable[[Any], None], argument: Any) -> None:
+        seen.append(what)
+        act(argument)
+
+    monkeypatch.setattr(os, "unlink", partial(note, "unlink", unlink))
+    monkeypatch.setattr(os, "fsync", partial(note, "fsync", fsync))
     files.sweep()
-    assert seen == [".spool", "sync"]
+    assert seen == ["unlink", "fsync"]
 
 
 def test_homes_are_those_that_letters_wait_for(make: Callable[..., Folder]) -> None:
@@ -479,7 +503,12 @@ def test_what_is_adopted_is_on_disk(make: Callable[..., Folder], monkeypatch: py
     files.close()
     synced: list[int] = []
     real = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.fstat(fd).st_ino), real(fd)))
+
+    def fsync(fd: int) -> None:
+        synced.append(os.fstat(fd).st_ino)
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
     assert later.adopt() == 1
     assert synced == [path.stat().st_ino]
 
@@ -572,30 +601,32 @@ def life(files: Folder, told: int) -> None:
     tell("end")
 
 
+def die_at(step: int) -> None:
+    """Kill this process at that call, from 0, which changes a file; of a write the first half is done."""
+    reals = {name: getattr(os, name) for name in ("pwrite", "fsync", "open", "unlink", "ftruncate", "mkdir", "close")}
+    steps = count()
+
+    def act(name: str, *args: Any) -> Any:
+        if next(steps) == step:
+            if name == "pwrite":
+                reals[name](args[0], bytes(args[1])[: len(args[1]) // 2], args[2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        return reals[name](*args)
+
+    for name in reals:
+        setattr(os, name, partial(act, name))
+
+
 def test_killed_at_any_step_no_acknowledged_letter_is_lost_and_none_sent_unmarked(
     make: Callable[..., Folder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At each call that changes a file, half of a write done: all is there, in order; what was sent says so."""
     monkeypatch.setattr(folder_module, "SEGMENT_BYTES", 2000)
-    steps = ("pwrite", "fsync", "open", "unlink", "ftruncate", "mkdir", "close")
     for step in count():
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
-            left = step
-            reals = {name: getattr(os, name) for name in steps}
-
-            def act(name: str, *args: Any) -> Any:
-                nonlocal left
-                left -= 1
-                if left < 0:
-                    if name == "pwrite":
-                        reals[name](args[0], bytes(args[1])[: len(args[1]) // 2], args[2])
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return reals[name](*args)
-
-            for name in steps:
-                setattr(os, name, partial(act, name))
+            die_at(step)
             life(make(), writer)
             os._exit(0)
         os.close(writer)
@@ -613,42 +644,41 @@ def test_killed_at_any_step_no_acknowledged_letter_is_lost_and_none_sent_unmarke
         for segment in heir.segments():
             segment.mark_sent([record.offset for record in heir.load(segment)[0]])
         heir.close()
-        assert list(Path(heir.path).iterdir()) == [], step
+        assert list(Path(heir.path).parent.glob("*/*")) == [], step
         if words[-1:] == ["end"]:
             break
     assert step > 60
 
 
-def test_of_many_that_adopt_at_once_one_gets_each_segment(make: Callable[..., Folder]) -> None:
-    """Also when the dead owner's lock file is removed, or remade, in between."""
-    for _ in range(20):
+def test_of_many_that_adopt_at_once_one_gets_all(make: Callable[..., Folder]) -> None:
+    """Also when the dead owner's lock file was removed with it."""
+    for turn in range(20):
         files = make()
-        for n in range(5):
-            files.append([[packed(n)]])
+        assert files.append([[packed(n)] for n in range(5)]) == [None] * 5
         files.close()
-        reader, writer = os.pipe()
-        go, gone = os.pipe()
+        if turn % 2:
+            for path in paths(files, ".lock"):
+                path.unlink()
+        (go, start), (hold, end), (reader, writer) = os.pipe(), os.pipe(), os.pipe()
         children = []
         for _ in range(4):
-            child = os.fork()
-            if child == 0:
-                os.close(gone)
+            children.append(os.fork())
+            if children[-1] == 0:
+                os.close(end)
                 heir = make()
                 os.read(go, 1)
                 os.write(writer, f"{heir.adopt()} ".encode())
-                os.read(go, 1)
+                os.read(hold, 1)
                 os._exit(0)
-            children.append(child)
-        os.close(writer)
-        os.close(go)
-        os.write(gone, b"g" * 4)
+        os.write(start, b"4444")
         answers = list[str]()
         while len(answers) < 4:
             answers += os.read(reader, 100).decode().split()
-        os.close(gone)
+        os.close(end)
         for child in children:
             os.waitpid(child, 0)
-        os.close(reader)
+        for fd in (go, start, hold, reader, writer):
+            os.close(fd)
         assert sorted(answers) == ["0", "0", "0", "5"]
         last = make()
         assert last.adopt() == 5

@@ -36,7 +36,7 @@ from uno.event_bus.dead_letter.spool.record import Record, State
 from uno.event_bus.dead_letter.spool.segment import Segment
 from uno.event_bus.dead_letter.store.store import Store
 
-__all__ = ["Sender", "Walk"]
+__all__ = ["BATCH", "BATCH_BYTES", "Sender", "Walk", "batches_of"]
 
 BATCH: Final = 100
 """Letters of one call to Redis, at most."""
@@ -130,7 +130,7 @@ class Sender:
     async def _send_segment(self, walk: Walk, segment: Segment) -> None:
         records, size = await self._in_thread(self._folder.load, segment)
         left: set[int] = set()
-        for batch in _batches(records):
+        for batch in batches_of(records):
             left |= await self._send(walk, segment, batch)
             if self._stopping() or walk.all_away:
                 return
@@ -228,7 +228,8 @@ class Sender:
         return found
 
 
-def _batches(records: Sequence[Record]) -> list[list[Record]]:
+def batches_of(records: Sequence[Record]) -> list[list[Record]]:
+    """Return the records in batches, in order."""
     batches, size = list[list[Record]](), 0
     for record in records:
         size += record.size

@@ -222,7 +222,7 @@ class Spool:
         if told is not None:
             self._away = None
             if not self.letters:
-                logger.warning("queue %s: letters go to %s: %s", self._config.queue, self._folder.path, told)
+                logger.warning("queue %s: letters go to %s: %s", self._config.queue, self._folder.path, str(told))
         refusal = await self._writer.write(
             [
                 pack(
