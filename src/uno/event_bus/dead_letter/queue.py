@@ -16,7 +16,7 @@ from uno.event_bus.dead_letter.bulk import BulkReport, OnAnswers, Which
 from uno.event_bus.dead_letter.capture import ARGUMENTS, Capturer, check_metadata
 from uno.event_bus.dead_letter.codec import type_name
 from uno.event_bus.dead_letter.config import DeadLetterConfig
-from uno.event_bus.dead_letter.doctor import Finding, examine
+from uno.event_bus.dead_letter.doctor import Finding, examine, examine_spool
 from uno.event_bus.dead_letter.errors import ConfigError, StoreUnavailable
 from uno.event_bus.dead_letter.handlers import Handler, Handlers
 from uno.event_bus.dead_letter.letter import Letter
@@ -567,8 +567,11 @@ class DeadLetterQueue:
         return await (await self._operations()).verify(on_progress=on_progress)
 
     async def health(self) -> list[Finding]:
-        """Look at server, memory, layout and every shard; the queue is fit for work when every finding is ok."""
-        return await examine(await self._store())
+        """Look at server, memory, layout, every shard, and the spool; it is fit for work when every finding is ok."""
+        found = await examine(await self._store())
+        if self._config.spool_dir is not None:
+            found.append(examine_spool(self._config.spool_dir, await self.spool_stats()))
+        return found
 
 
 async def _then(event: anyio.Event, act: Callable[[], None]) -> None:
