@@ -41,6 +41,28 @@ async def test_a_letter_whose_first_reply_was_lost_is_captured_once(
         await queue.aclose()
 
 
+async def test_a_letter_whose_sending_lost_its_reply_is_captured_once(spooling: Queues, stoppable: Server) -> None:
+    """Past the window, and by another owner: that a try began is on disk."""
+    with Proxy(stoppable.url) as proxy:
+        queue = spooling(proxy.url, dedupe_window=0.7, shards=1)
+        await queue.add({"n": -1}, delay=60)  # the server knows the script
+        proxy.refusing = True
+        proxy.reset_all()
+        await queue.add_many([{"n": n} for n in range(5)], event_ids=[f"e{n}" for n in range(5)], delay=60)
+        proxy.lose_replies("add", 1)
+        proxy.refusing = False
+        await eventually(lambda: proxy.replies_to_lose == 0)
+        proxy.refusing = True
+        await eventually(lambda: sum(stoppable.client.xlen(key) for key in stoppable.client.keys("*:letters")) == 6)
+        await queue.aclose()
+        await anyio.sleep(2)
+        proxy.heal()
+        await queue.open()
+        await all_sent(queue)
+        assert await numbers(queue) == list(range(-1, 5))
+        await queue.aclose()
+
+
 async def test_an_old_letter_that_was_tried_and_never_captured_is_captured(spooling: Queues, stoppable: Server) -> None:
     """The look into the stream finds nothing: it is sent."""
     with Proxy(stoppable.url) as proxy:

@@ -24,6 +24,7 @@ from tests.support.waiting import SOON_S, eventually
 from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue
 from uno.event_bus.dead_letter import blocking as twin
 from uno.event_bus.dead_letter.spool import spool as spool_module
+from uno.event_bus.dead_letter.spool.folder import Folder
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -391,7 +392,7 @@ async def test_a_queue_that_was_dropped_without_closing_leaves_its_letters(
 
 
 async def test_who_only_looks_adopts_nothing(
-    spooling: Queues, stoppable: Server, producers: Callable[..., Producer]
+    spooling: Queues, stoppable: Server, producers: Callable[..., Producer], tmp_path: Path
 ) -> None:
     """An operator's command leaves what dead processes have spooled to those that stay."""
     await spooling().open()
@@ -405,6 +406,9 @@ async def test_who_only_looks_adopts_nothing(
     stats = (await looker.stats()).spool
     assert stats is not None
     assert stats.letters == 5
+    heir = Folder(str(tmp_path / "spool"), "default", 1_000_000)
+    assert heir.adopt() == 5, "they are nobody's"
+    heir.close()
     assert await letters_of(looker) == []
     await looker.aclose()
     worker = spooling()

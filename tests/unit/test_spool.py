@@ -457,6 +457,25 @@ def test_a_lock_that_a_dead_owner_left_is_removed(make: Callable[..., Folder]) -
     assert not lock.exists()
 
 
+def test_a_lock_whose_file_was_removed_is_none(make: Callable[..., Folder], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last holder may remove it between our opening and our locking it: another may hold a new one."""
+    files = make()
+    files.append([[packed(1)]])
+    files.close()
+    [lock] = paths(files, ".lock")
+    real = fcntl.flock
+
+    def flock(fd: int, how: int) -> None:
+        real(fd, how)
+        lock.unlink(missing_ok=True)
+
+    later = make()
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", flock)
+        assert later.adopt() == 0
+    assert later.adopt() == 1
+
+
 def test_a_new_owner_whose_lock_is_taken_gets_another(
     make: Callable[..., Folder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
