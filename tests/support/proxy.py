@@ -59,6 +59,7 @@ class Proxy:
         """Connections so far."""
         self._silence: Callable[[bytes], bool] = lambda chunk: False
         self._lose: tuple[str, int] = ("", 0)
+        self._then_refuse = False
         self._refuse: tuple[str, bytes] | None = None
         self._wires: set[_Wire] = set()
         self._loop = asyncio.new_event_loop()
@@ -97,8 +98,12 @@ class Proxy:
             if chosen(wire):
                 wire.reset()
 
-    def lose_replies(self, verb: str, times: int) -> None:
-        """Lose the replies of the next calls of this script: the server does what they say, nobody hears of it."""
+    def lose_replies(self, verb: str, times: int, *, then_refuse: bool = False) -> None:
+        """Lose the replies of the next calls of this script: the server does what they say, nobody hears of it.
+
+        With `then_refuse`, all connections end with each of them, and new ones are refused.
+        """
+        self._then_refuse = then_refuse
         self._lose = (verb, times)
 
     def refuse(self, verb: str, marker: bytes) -> None:
@@ -197,6 +202,9 @@ class Proxy:
                 if wire.silent:
                     continue
                 if wire.loses_reply:
+                    if self._then_refuse:
+                        self.refusing = True
+                        self._reset(lambda wire: True)
                     break
                 await self._pass(chunk, wire.client)
         if not wire.silent:
