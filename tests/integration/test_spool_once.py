@@ -130,6 +130,26 @@ async def test_a_repeated_capture_is_one_letter_on_either_way(spooling: Queues, 
     assert await numbers(queue) == [1, 2]
 
 
+async def test_a_queue_that_grows_meanwhile_gets_each_letter_once(spooling: Queues, stoppable: Server) -> None:
+    """Also one whose first reply was lost, before the growth moved its home; ordered letters stay in their order."""
+    with Proxy(stoppable.url) as proxy:
+        queue, grower = spooling(proxy.url), spooling()
+        await queue.add_many([{"n": n} for n in range(-40, 0)], event_ids=[f"e{n}" for n in range(-40, 0)], delay=60)
+        proxy.lose_replies("add", 2, then_refuse=True)
+        ids = [f"e{n}" for n in range(50)]
+        assert await queue.add_many([{"n": n} for n in range(50)], event_ids=ids, delay=60) == [
+            f"spooled:{id}" for id in ids
+        ]
+        await queue.add_many([{"n": n} for n in range(50, 100)], ordering_key="k", delay=60)
+        assert await grower.reshard(8) == 8
+        proxy.heal()
+        await all_sent(queue)
+        assert await numbers(grower) == list(range(-40, 100))
+        ordered = [json.loads(letter.payload)["n"] for letter in await letters_of(queue) if letter.ordering_key]
+        assert ordered == list(range(50, 100))
+        await queue.aclose()
+
+
 # -- what cannot be sent ----------------------------------------------------------------------------------
 
 
