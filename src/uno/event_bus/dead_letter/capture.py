@@ -216,8 +216,10 @@ class Capturer:
         raise PartialCapture(ids, dict(sorted(errors.items())))
 
     async def _put(self, store: Store, letters: Sequence[NewLetter]) -> list[str | Exception]:
-        full = QueueFull(self._config.queue, self._config.max_queue_size, store.layout.shards)
-        return [full if result is None else result for result in await store.add(letters)]
+        return [self._full(store) if result is None else result for result in await store.add(letters)]
+
+    def _full(self, store: Store) -> QueueFull:
+        return QueueFull(self._config.queue, self._config.max_queue_size, store.layout.shards)
 
 
 def _text(name: str, value: object) -> str:
