@@ -167,6 +167,8 @@ def test_every_variable_sets_its_field() -> None:
         "DLQ_STRICT": "on",
         "DLQ_DEDUPE_WINDOW": "0",
         "DLQ_OPERATION_TIMEOUT": "2",
+        "DLQ_SPOOL_DIR": "/var/lib/uno/spool",
+        "DLQ_SPOOL_MAX_BYTES": "65536",
     }
     assert set(texts) == set(VARIABLES.values())
     assert DeadLetterConfig.from_env(texts) == DeadLetterConfig(
@@ -194,6 +196,8 @@ def test_every_variable_sets_its_field() -> None:
         operation_timeout=2,
         durability="replicated",
         durable_replicas=2,
+        spool_dir="/var/lib/uno/spool",
+        spool_max_bytes=65_536,
     )
 
 
@@ -345,7 +349,6 @@ def test_misspelt_variable_is_refused_with_a_guess(variable: str, meant: str) ->
         "DLQ_SERVICE_URL",
         "DLQ_SERVICE_PORT",
         "DLQ_SERVICE_TOKENS_FILE",
-        "DLQ_SPOOL_DIR",
         "DLQ_READ_FROM",
         "DLQ_REDIS_SERVER",
         "DLQ_TEST_SERVERS",
