@@ -67,6 +67,9 @@ BAD_VALUES: list[tuple[str, Any]] = [
     ("app", "shop:"),
     ("app", "shop/events.py:queue"),
     ("max_payload_bytes", 0),
+    ("spool_dir", "relative/spool"),
+    ("spool_dir", "/var/spool\nuno"),
+    ("spool_max_bytes", 4095),
     ("operation_timeout", 0),
 ]
 
