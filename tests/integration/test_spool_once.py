@@ -216,6 +216,8 @@ async def test_a_letter_that_is_refused_for_good_holds_up_no_other(
 
         await eventually(others_sent)
         await all_sent(queue, but=3)
+        tries = proxy.refused
+        await eventually(lambda: proxy.refused > tries + 10)  # walks that find nothing but them
         assert not (await queue.add({"n": 150}, ordering_key="k", delay=60)).startswith("spooled:")
         assert [json.loads(letter.payload)["n"] for letter in await letters_of(queue)] == [*good, 150]
         assert "3 letters wait" in caplog.text
@@ -244,8 +246,6 @@ async def test_a_shard_that_refuses_everything_keeps_its_letters_and_holds_up_no
     stoppable.client.delete(broken)
     await all_sent(queue)
     assert await numbers(queue) == list(range(300))
-    ordered = [json.loads(x.payload)["n"] for x in await letters_of(queue) if x.ordering_key == full]
-    assert ordered == sorted(ordered)
 
 
 async def test_letters_of_a_process_that_does_not_fit_wait_for_one_that_does(

@@ -57,6 +57,8 @@ class Proxy:
         """New connections are closed at once."""
         self.accepted = 0
         """Connections so far."""
+        self.refused = 0
+        """Calls that `refuse` had answered with an error, so far."""
         self._silence: Callable[[bytes], bool] = lambda chunk: False
         self._lose: tuple[str, int] = ("", 0)
         self._then_refuse = False
@@ -187,6 +189,7 @@ class Proxy:
                 if wire.silent:
                     continue
                 if self._refuse is not None and _is_call(chunk, self._refuse[0]) and self._refuse[1] in chunk:
+                    self.refused += 1
                     await self._pass(b"-ERR value is refused\r\n", wire.client)
                     continue
                 verb, times = self._lose

@@ -10,9 +10,10 @@ settled, while this process could not reach Redis for longer than the window: it
 that takes none (its node is away, it is full, no replica confirms) is passed over for the rest of the walk, with all
 its letters, so that it holds up no other.
 
-**Refused for good.** When Redis refuses a batch in a way that time does not heal, it is halved until the letter is
-found that is refused alone. That one stays in the spool and is tried again in each walk; letters behind it are sent,
-also those of its ordering key. Only when a home refuses a whole batch, letter by letter, it is passed over.
+**Refused for good.** When Redis refuses a batch in a way that time does not heal, it is halved until the letters are
+found that are refused alone. Those stay in the spool and are tried again in each walk; letters behind them are sent,
+also those of their ordering keys, and captures do not wait for them. A shard that refuses everything costs two calls a
+letter and walk.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -162,13 +163,6 @@ class Sender:
             await self._put(walk, records, outcome)
         finally:
             self.sending = False
-        homes: dict[int, list[int]] = {}
-        for record in records:
-            homes.setdefault(walk.store.home_of(record.letter), []).append(record.offset)
-        for home, offsets in homes.items():
-            if len(offsets) > 1 and outcome.refused.issuperset(offsets) and walk.why is not None:
-                walk.pass_over(home, walk.why)  # not one letter is bad, but the shard
-                outcome.refused.difference_update(offsets)
         return outcome
 
     async def _put(self, walk: Walk, records: Sequence[Record], outcome: Outcome) -> None:
