@@ -130,6 +130,42 @@ async def test_a_repeated_capture_is_one_letter_on_either_way(spooling: Queues, 
     assert await numbers(queue) == [1, 2]
 
 
+async def test_a_repeat_that_waits_past_the_window_is_one_letter(spooling: Queues, stoppable: Server) -> None:
+    """It came within the window of the first capture, and is sent when the key is forgotten: it is looked for."""
+    queue = spooling(dedupe_window=0.7, shards=1)
+    await queue.add_many([{"n": n} for n in range(600)], event_ids=[f"e{n}" for n in range(600)], delay=60)
+    stoppable.stop()
+    await queue.add({"n": 600}, delay=60)
+    for n in (0, 599):
+        assert await queue.add({"n": n}, event_id=f"e{n}", delay=60) == f"spooled:e{n}"
+    await queue.add({"n": 601}, event_id="e601", delay=60)
+    await anyio.sleep(2)
+    stoppable.start()
+    await all_sent(queue)
+    assert await numbers(queue) == list(range(602))
+
+
+async def test_without_a_memory_repeats_are_letters_of_their_own(spooling: Queues, stoppable: Server) -> None:
+    """With ``dedupe_window=0``, as without a spool."""
+    queue = spooling(dedupe_window=0, shards=1)
+    await queue.add({"n": 1}, event_id="e", delay=60)
+    stoppable.stop()
+    await eventually(lambda: _is_away(queue))
+    for _ in range(2):
+        assert await queue.add({"n": 1}, event_id="e", delay=60) == "spooled:e"
+    stoppable.start()
+    await all_sent(queue)
+    assert await numbers(queue) == [0, 1, 1, 1]
+
+
+async def _is_away(queue: DeadLetterQueue) -> bool:
+    """Capture a letter; answer whether that went to the spool."""
+    try:
+        return (await queue.add({"n": 0}, delay=60)).startswith("spooled:")
+    except StoreUnavailable:  # the first one may have been executed, as far as anybody knows
+        return False
+
+
 async def test_a_queue_that_grows_meanwhile_gets_each_letter_once(spooling: Queues, stoppable: Server) -> None:
     """Also one whose first reply was lost, before the growth moved its home; ordered letters stay in their order."""
     with Proxy(stoppable.url) as proxy:

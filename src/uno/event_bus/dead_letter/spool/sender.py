@@ -1,10 +1,10 @@
 """The sender: brings spooled letters into Redis when it is back, once each, and in order.
 
-**Once.** Before a batch goes out its records are marked as tried, on disk; a letter that was never tried is simply
-captured. One that was may be there already: the capture key tells for ``dedupe_window``, so a repeat answers the
-first letter's id. Past the window its home shard is looked through, from the time of the capture on, one walk for all
-such letters of a batch. What that cannot see is a letter that was captured by a try whose reply got lost, and then
-settled, while this process could not reach Redis for longer than the window: it is captured a second time.
+**Once.** Before a batch goes out its records are marked as tried, on disk: such a letter may be in Redis already, and
+any may have been captured by an earlier call. The capture key tells for ``dedupe_window``: a repeat answers the first
+letter's id. Letters older than that are looked for in their home shards first, one walk for all of a batch. What that
+cannot see is a letter that was captured, and settled, while this one could not be sent for longer than the window: it
+is captured a second time.
 
 **In order.** Segments are sent from the oldest on, letters of one home shard in the order of their capture. A home
 that takes none (its node is away, it is full, no replica confirms) is passed over for the rest of the walk, with all
@@ -198,13 +198,13 @@ class Sender:
     # -- letters that may be there -------------------------------------------------------------------
 
     def _perhaps_forgotten(self, walk: Walk, batch: Sequence[Record]) -> list[Record]:
-        """Return the letters that may have been captured so long ago that their keys are not remembered."""
+        """Return the letters that are so old that a capture of their keys may not be remembered."""
         before_ms = _now_ms() + self._timeout_ms - self._window_ms
         return [
             record
             for record in batch
-            if record.state is State.TRIED
-            and record.captured_at_ms <= before_ms
+            if record.captured_at_ms <= before_ms
+            and (self._window_ms or record.state is State.TRIED)
             and walk.store.home_of(record.letter) not in walk.away
         ]
 
@@ -216,7 +216,7 @@ class Sender:
             homes.setdefault(walk.store.home_of(record.letter), []).append(record)
         for home, theirs in homes.items():
             try:
-                found |= await found_in(walk.store, home, theirs)
+                found |= await found_in(walk.store, home, theirs, self._window_ms)
             except DeadLetterError as error:
                 walk.pass_over(home, error)
         return found
