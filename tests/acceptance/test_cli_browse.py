@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.cli import COMMAND, Cli
+from uno.event_bus.dead_letter import DeadLetterConfig
+from uno.event_bus.dead_letter.blocking import DeadLetterQueue
 
 EVIL = "\x1b]0;owned\x07\x1b[31mred [bold]not markup[/bold] \u202eback \x9b2J"
 
@@ -136,3 +139,30 @@ def test_stats_watch_goes_on_until_it_is_told_to_stop(cli: Cli) -> None:
     _, errors = process.communicate(timeout=10)
     assert all('"open":0' in line for line in lines)
     assert (process.returncode, errors) == (130, "uno: error: interrupted\n")
+
+
+def test_stats_show_what_waits_on_this_machine(cli: Cli, tmp_path: Path) -> None:
+    """With a spool alone; also while Redis is away, beside the line that says so, and with its exit status."""
+    spool = {"DLQ_SPOOL_DIR": str(tmp_path)}
+    assert cli("stats").record["spool"] is None
+    assert "spooled" not in cli("stats", "-o", "table").out
+    assert cli("stats", **spool).record["spool"]["letters"] == 0
+    away = {"DLQ_REDIS_URL": "unix:///nowhere.sock", "DLQ_OPERATION_TIMEOUT": "0.2"}
+    config = DeadLetterConfig(spool_dir=str(tmp_path), operation_timeout=0.2)
+    with DeadLetterQueue(away["DLQ_REDIS_URL"], config) as queue:
+        queue.add({"n": 1})
+        queue.add({"n": 2})
+    ran = cli("stats", **spool, **away)
+    assert ran.status == 5
+    assert (ran.record["queue"], ran.record["spool"]["letters"]) == ("default", 2)
+    assert ran.record["spool"]["oldest_at"] is not None
+    assert 0 < ran.record["spool"]["bytes"] < ran.record["spool"]["max_bytes"]
+    assert "Redis is unavailable" in ran.err
+    assert "\n" not in ran.err.strip()
+    ran = cli("stats", "-o", "table", **spool, **away)
+    assert ran.status == 5
+    assert "spooled here" in ran.out
+    ran = cli("stats", **away)
+    assert (ran.status, ran.out) == (5, "")
+    assert cli("stats", **spool).record["spool"]["letters"] == 2, "who only looks sends nothing"
+    assert "spooled here" in cli("stats", "-o", "table", **spool).out

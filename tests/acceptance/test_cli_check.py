@@ -1,5 +1,7 @@
 """`verify` and `health`: the exit status tells."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.support.cli import Cli
@@ -69,6 +71,20 @@ def test_health_exits_0_when_every_shard_answers_and_nothing_evicts(cli: Cli) ->
     checks = [check["check"] for check in ran.record["checks"]]
     assert checks == ["server", "eviction", "memory", "layout", "shard 0", "shard 1"]
     assert "noeviction" in cli("health", "-o", "table").out
+
+
+def test_health_looks_at_the_spool(cli: Cli, tmp_path: Path) -> None:
+    """One that is nearly full refuses captures soon; one whose disk does not tell is not fit."""
+    (tmp_path / "default").mkdir()
+    (tmp_path / "default" / "1-1-1.000001.spool.damaged").write_bytes(bytes(5000))
+    for most, healthy in (("6000", True), ("5500", False)):
+        ran = cli("health", DLQ_SPOOL_DIR=str(tmp_path), DLQ_SPOOL_MAX_BYTES=most)
+        assert (ran.status, ran.record["healthy"]) == (int(not healthy), healthy)
+        assert ran.record["checks"][-1]["check"] == "spool"
+        assert "0 letters wait" in ran.record["checks"][-1]["detail"]
+    (tmp_path / "default" / "x").symlink_to("x")
+    ran = cli("health", DLQ_SPOOL_DIR=str(tmp_path))
+    assert (ran.status, ran.record["checks"][-1]["ok"]) == (1, False)
 
 
 def test_health_exits_1_on_a_server_that_evicts(cli: Cli, server: Server) -> None:

@@ -11,8 +11,10 @@ import pytest
 from tests.support.clusters import Cluster
 from tests.support.kills import Kills
 from tests.support.servers import Server
+from tests.support.spools import spool_files
 from tests.support.waiting import eventually
 from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue
+from uno.event_bus.dead_letter.spool.folder import Folder
 
 SETTINGS: dict[str, Any] = {"shards": 2, "retry_delay": 0.02, "operation_timeout": 2.0, "shutdown_grace": 5.0}
 """What tests say unless they say otherwise: few shards, soon again."""
@@ -21,8 +23,9 @@ SETTINGS: dict[str, Any] = {"shards": 2, "retry_delay": 0.02, "operation_timeout
 class Queues[S: Server | Cluster = Server]:
     """Makes queues on the test's server; `lost_externally` is what the test itself takes from them."""
 
-    def __init__(self, server: S) -> None:
+    def __init__(self, server: S, **settings: Any) -> None:
         self.server = server
+        self._settings = SETTINGS | settings
         self.lost_externally = 0
         self._made: list[DeadLetterQueue] = []
         self._of_others: set[str] = set()
@@ -36,7 +39,7 @@ class Queues[S: Server | Cluster = Server]:
         ]
 
     def __call__(self, redis: Any = None, *, recorder: Any = None, **settings: Any) -> DeadLetterQueue:
-        config = DeadLetterConfig(**(SETTINGS | settings))
+        config = DeadLetterConfig(**(self._settings | settings))
         made = DeadLetterQueue(self.server.url if redis is None else redis, config, recorder=recorder)
         self._made.append(made)
         return made
@@ -77,11 +80,29 @@ async def cluster_queues(cluster: Cluster) -> AsyncIterator[Queues[Cluster]]:
 
 
 @asynccontextmanager
-async def _queues_on[S: Server | Cluster](server: S) -> AsyncGenerator[Queues[S]]:
-    made = Queues(server)
+async def _queues_on[S: Server | Cluster](server: S, **settings: Any) -> AsyncGenerator[Queues[S]]:
+    made = Queues(server, **settings)
     yield made
     await made.close()
     await eventually(lambda: not _tasks(), within_s=5, what=f"tasks are left: {_tasks()}")
+
+
+@pytest.fixture
+def stoppable(server: Server) -> Iterator[Server]:
+    """A server that may be stopped and started; it keeps what it has acknowledged."""
+    with Server(server.name, "--appendonly", "yes", "--appendfsync", "always") as made:
+        yield made
+
+
+@pytest.fixture
+async def spooling(stoppable: Server, tmp_path: Path) -> AsyncIterator[Queues]:
+    """Queues on it that share one spool, ``tmp_path / "spool"``; at the end that is empty."""
+    async with _queues_on(stoppable, spool_dir=str(tmp_path / "spool"), operation_timeout=0.5) as made:
+        yield made
+    heir = Folder(str(tmp_path / "spool"), "default", 10_000)  # a process that was killed leaves its lock file
+    assert heir.adopt() == 0
+    heir.close()
+    assert spool_files(tmp_path) == []
 
 
 def _tasks() -> list[asyncio.Task[Any]]:

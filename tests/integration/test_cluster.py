@@ -1,8 +1,11 @@
 """A cluster: one queue over many slots, which goes on when nodes die, come back, change places, and slots move."""
 
+import json
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -13,8 +16,9 @@ from redis.asyncio.cluster import RedisCluster
 from tests.integration.conftest import Queues
 from tests.support.clusters import Cluster
 from tests.support.load import finish, under_load
+from tests.support.spools import all_sent, letters_of, numbers
 from tests.support.waiting import eventually, running
-from uno.event_bus.dead_letter import DeadLetterQueue, LetterNotFound, StoreUnavailable
+from uno.event_bus.dead_letter import DeadLetterQueue, LetterNotFound, NotReplicated, StoreUnavailable
 from uno.event_bus.dead_letter.letter import NewLetter
 from uno.event_bus.dead_letter.store.layout import shard_tag, slot_of
 from uno.event_bus.dead_letter.store.local_node import LocalNode
@@ -65,6 +69,43 @@ async def test_a_killed_primary_costs_no_replicated_capture(cluster: Cluster, cl
         assert monotonic() - began < 2 * NODE_TIMEOUT_S + 2
         killed.start()  # a replica now: without one nothing more could be replicated
         await finish(load)
+
+
+async def test_captures_of_a_killed_primary_wait_in_the_spool_and_come_once(
+    cluster: Cluster, cluster_queues: Queues[Cluster], tmp_path: Path
+) -> None:
+    """While its replica takes over no capture fails, and no letter is there twice; each key stays in its order."""
+    queue = cluster_queues(shards=4, durability="replicated", spool_dir=str(tmp_path), operation_timeout=0.5)
+    await queue.open()
+    killed, ids, n = primary_of_shard(cluster, 0), list[str](), 0
+
+    async def capture() -> None:
+        nonlocal n
+        at, n = n, n + 1
+        while len(ids) == at:
+            with suppress(NotReplicated):  # its caller repeats it
+                ids.append(await queue.add({"n": at}, ordering_key=f"k{at % 8}", event_id=f"e{at}", delay=60))
+
+    for _ in range(40):
+        await capture()
+    killed.kill()
+    while not ids[-1].startswith("spooled:"):
+        await capture()
+    await eventually(partial(answers, queue, 0), within_s=10)
+    killed.start()  # a replica now: without one nothing more could be replicated
+
+    async def straight_again() -> bool:
+        for _ in range(8):
+            await capture()
+        return not any(id.startswith("spooled:") for id in ids[-8:])
+
+    await eventually(straight_again)
+    await all_sent(queue)
+    found = await letters_of(queue)
+    assert await numbers(queue) == list(range(n))
+    for key in {letter.ordering_key for letter in found}:
+        ordered = [json.loads(letter.payload)["n"] for letter in found if letter.ordering_key == key]
+        assert ordered == sorted(ordered)
 
 
 async def answers(queue: DeadLetterQueue, shard: int) -> bool:

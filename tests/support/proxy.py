@@ -57,8 +57,12 @@ class Proxy:
         """New connections are closed at once."""
         self.accepted = 0
         """Connections so far."""
+        self.refused = 0
+        """Calls that `refuse` had answered with an error, so far."""
         self._silence: Callable[[bytes], bool] = lambda chunk: False
         self._lose: tuple[str, int] = ("", 0)
+        self._then_refuse = False
+        self._refuse: tuple[str, bytes] | None = None
         self._wires: set[_Wire] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="proxy")
@@ -83,6 +87,7 @@ class Proxy:
         """End what `silence` began; connections that were silent are reset."""
         self._silence = lambda chunk: False
         self._lose = ("", 0)
+        self._refuse = None
         self.refusing = False
         self._in_loop(lambda: self._reset(lambda wire: wire.silent))
 
@@ -95,9 +100,20 @@ class Proxy:
             if chosen(wire):
                 wire.reset()
 
-    def lose_replies(self, verb: str, times: int) -> None:
-        """Lose the replies of the next calls of this script: the server does what they say, nobody hears of it."""
+    def lose_replies(self, verb: str, times: int, *, then_refuse: bool = False) -> None:
+        """Lose the replies of the next calls of this script: the server does what they say, nobody hears of it.
+
+        With `then_refuse`, all connections end with each of them, and new ones are refused.
+        """
+        self._then_refuse = then_refuse
         self._lose = (verb, times)
+
+    def refuse(self, verb: str, marker: bytes) -> None:
+        """Answer calls of this script that hold these bytes with an error, until it heals; the server hears nothing.
+
+        As a server does that is set to take no such value.
+        """
+        self._refuse = (verb, marker)
 
     @property
     def replies_to_lose(self) -> int:
@@ -172,6 +188,10 @@ class Proxy:
                 wire.silent = wire.silent or self._silence(chunk)
                 if wire.silent:
                     continue
+                if self._refuse is not None and _is_call(chunk, self._refuse[0]) and self._refuse[1] in chunk:
+                    self.refused += 1
+                    await self._pass(b"-ERR value is refused\r\n", wire.client)
+                    continue
                 verb, times = self._lose
                 if times and _is_call(chunk, verb):
                     self._lose = (verb, times - 1)
@@ -185,6 +205,9 @@ class Proxy:
                 if wire.silent:
                     continue
                 if wire.loses_reply:
+                    if self._then_refuse:
+                        self.refusing = True
+                        self._reset(lambda wire: True)
                     break
                 await self._pass(chunk, wire.client)
         if not wire.silent:

@@ -67,6 +67,9 @@ BAD_VALUES: list[tuple[str, Any]] = [
     ("app", "shop:"),
     ("app", "shop/events.py:queue"),
     ("max_payload_bytes", 0),
+    ("spool_dir", "relative/spool"),
+    ("spool_dir", "/var/spool\nuno"),
+    ("spool_max_bytes", 4095),
     ("operation_timeout", 0),
 ]
 
@@ -168,6 +171,8 @@ def test_every_variable_sets_its_field() -> None:
         "DLQ_STRICT": "on",
         "DLQ_DEDUPE_WINDOW": "0",
         "DLQ_OPERATION_TIMEOUT": "2",
+        "DLQ_SPOOL_DIR": "/var/lib/uno/spool",
+        "DLQ_SPOOL_MAX_BYTES": "65536",
     }
     assert set(texts) == set(VARIABLES.values())
     assert DeadLetterConfig.from_env(texts) == DeadLetterConfig(
@@ -196,6 +201,8 @@ def test_every_variable_sets_its_field() -> None:
         durability="replicated",
         durable_replicas=2,
         read_from="replica",
+        spool_dir="/var/lib/uno/spool",
+        spool_max_bytes=65_536,
     )
 
 
@@ -347,7 +354,6 @@ def test_misspelt_variable_is_refused_with_a_guess(variable: str, meant: str) ->
         "DLQ_SERVICE_URL",
         "DLQ_SERVICE_PORT",
         "DLQ_SERVICE_TOKENS_FILE",
-        "DLQ_SPOOL_DIR",
         "DLQ_REDIS_SERVER",
         "DLQ_TEST_SERVERS",
         "DLQ_REDIS_SERVICE_HOST",

@@ -31,6 +31,8 @@ SAMPLES = [
     errors.NotReplicated("0-1-0", 2, 1),
     errors.StoreUnavailable("timed out"),
     errors.StoreUnavailable("connection refused", certain=True),
+    errors.SpoolFull("connection refused", "/var/lib/uno/spool/orders", 4096),
+    errors.SpoolFull("timed out", "/var/lib/uno/spool/orders", 4096, certain=False),
     errors.StoreError("WRONGTYPE Operation against a key"),
     errors.BackupInvalid("wrong checksum in line 7"),
     errors.PermissionDenied("role read may not discard"),
@@ -65,6 +67,7 @@ def test_every_class_has_a_stable_code_of_its_own() -> None:
         "PermissionDenied": "permission_denied",
         "QueueFull": "queue_full",
         "QueueNotFound": "queue_not_found",
+        "SpoolFull": "spool_full",
         "StoreError": "store_error",
         "StoreUnavailable": "store_unavailable",
     }

@@ -41,6 +41,7 @@ _BY_CODE: Final = {
     "permission_denied": Status.REFUSED,
     "queue_full": Status.REFUSED,
     "queue_not_found": Status.NOT_FOUND,
+    "spool_full": Status.UNREACHABLE,
     "store_unavailable": Status.UNREACHABLE,
 }
 """Code of a `DeadLetterError` → status; any other is a failure."""

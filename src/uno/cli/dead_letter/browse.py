@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -15,7 +16,7 @@ from uno.cli.failures import Failure, Status
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from uno.event_bus.dead_letter import DeadLetterQueue, Letter
+    from uno.event_bus.dead_letter import DeadLetterQueue, Letter, SpoolStats
     from uno.event_bus.dead_letter.operations import QueueStats
 
 ROWS_OF_A_TABLE: Final = 100
@@ -122,16 +123,29 @@ def _write_bytes(payload: bytes) -> None:
 @click.option("--watch", is_flag=True, help="Go on until interrupted.")
 @click.option("--every", default=2.0, show_default=True, type=click.FloatRange(0.1), help="Seconds between two looks.")
 @output_option
-@with_queue
+@partial(with_queue, opened=False)
 async def stats(queue: "DeadLetterQueue", /, *, watch: bool, every: float, output: str | None) -> None:
     """Count the letters by state, and what has become of all that ever came.
+
+    With DLQ_SPOOL_DIR also those that wait on this machine for Redis, even while that is away (exit status 5).
 
     Examples:
       uno dead-letter stats
       uno dead-letter stats --watch
       uno dead-letter stats -o json | jq .parked
     """
+    from uno.event_bus.dead_letter import StoreUnavailable
+
     chosen = format_of(output, many=watch)
+    try:
+        await queue.open(make=False)
+        await _show_stats(queue, chosen, watch=watch, every=every)
+    except StoreUnavailable:
+        _print_spool(queue.config.queue, await queue.spool_stats(), chosen)
+        raise
+
+
+async def _show_stats(queue: "DeadLetterQueue", chosen: Any, *, watch: bool, every: float) -> None:
     if not watch:
         _print_stats(await queue.stats(), chosen)
         return
@@ -157,6 +171,39 @@ def _print_stats(found: "QueueStats", chosen: Any) -> None:
     write_record(stats_record(found), chosen)
 
 
+def _print_spool(queue: str, spool: "SpoolStats | None", chosen: Any) -> None:
+    """Print what waits here, where that is all that can be told."""
+    if spool is None:
+        return
+    if chosen != "table":
+        write_record({"queue": queue, "spool": spool_record(spool)}, chosen)
+        return
+    made = table(f"queue {queue}", "now", right=("now",))
+    for row in _spool_rows(spool):
+        made.add_row(*row)
+    console().print(made)
+
+
+def spool_record(spool: "SpoolStats") -> dict[str, Any]:
+    """Return what waits here for programs."""
+    return {
+        "directory": spool.directory,
+        "letters": spool.letters,
+        "oldest_at": when(spool.oldest_ms),
+        "bytes": spool.bytes,
+        "max_bytes": spool.max_bytes,
+    }
+
+
+def _spool_rows(spool: "SpoolStats") -> list[tuple[str, str]]:
+    rows = [("spooled here", f"{spool.letters:,}")]
+    if spool.oldest_age_s is not None:
+        rows.append(("  oldest", span(spool.oldest_age_s)))
+    if spool.bytes:
+        rows.append(("  of its bytes", f"{spool.bytes / spool.max_bytes:.0%}"))
+    return rows
+
+
 def stats_record(found: "QueueStats") -> dict[str, Any]:
     """Return the counts for programs."""
     return {
@@ -175,6 +222,7 @@ def stats_record(found: "QueueStats") -> dict[str, Any]:
         "oldest_at": when(found.oldest_ms),
         "next_due_at": when(found.next_due_ms),
         "totals": found.totals,
+        "spool": None if found.spool is None else spool_record(found.spool),
     }
 
 
@@ -197,6 +245,8 @@ def stats_table(found: "QueueStats") -> "Table":
     if found.next_due_ms is not None:
         due_s = (found.next_due_ms - found.now_ms) / 1000
         left.append(("next due", f"in {span(due_s)}" if due_s > 0 else "now"))
+    if found.spool is not None:
+        left += _spool_rows(found.spool)
     right = [(name.replace("_", " "), f"{count:,}") for name, count in found.totals.items()]
     made = table(f"queue {found.queue}", "now", "since it was made", "total", right=("now", "total"))
     for row in range(max(len(left), len(right))):

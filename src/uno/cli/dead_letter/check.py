@@ -78,7 +78,8 @@ def _books(report: "VerifyReport") -> str:
 async def health(queue: "DeadLetterQueue", /, *, output: str | None) -> int:
     """Check that the queue is fit to work; exit status 0 only if it is.
 
-    Every shard answers a script, the server does not evict keys, and layout and protocol fit this version.
+    Every shard answers a script, the server does not evict keys, layout and protocol fit this version, and
+    the spool, where there is one, has room.
 
     Examples:
       uno dead-letter health

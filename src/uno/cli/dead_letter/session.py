@@ -23,18 +23,23 @@ def run_async[T](function: Callable[[], Awaitable[T]]) -> T:
 
 
 def with_queue[**P](
-    command: "Callable[Concatenate[DeadLetterQueue, P], Awaitable[int | None]]", *, make: bool = False
+    command: "Callable[Concatenate[DeadLetterQueue, P], Awaitable[int | None]]",
+    *,
+    make: bool = False,
+    opened: bool = True,
 ) -> Callable[..., int | None]:
     """Give a command the options of a queue, and run it with that queue, open, as its first argument.
 
-    A queue that nobody has ever used is an error unless the command may `make` it: its name is misspelt.
+    A queue that nobody has ever used is an error unless the command may `make` it: its name is misspelt. A command
+    that wants it not `opened` does that itself.
     """
 
     @queue_options
     @wraps(command)
     def run(*, redis_url: str | None, queue: str | None, **options: Any) -> int | None:
         called: Callable[..., Awaitable[int | None]] = command
-        return run_async(partial(on_queue, lambda opened: called(opened, **options), redis_url, queue, make=make))
+        act = partial(on_queue, lambda on: called(on, **options), redis_url, queue, make=make, opened=opened)
+        return run_async(act)
 
     return run
 
@@ -45,22 +50,26 @@ async def on_queue[T](
     queue: str | None = None,
     *,
     make: bool = False,
+    opened: bool = True,
 ) -> T:
     """Call a function with the queue that the options name, or the variables where they name nothing."""
     from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue
 
     config = DeadLetterConfig.from_env(redis_url=redis_url, queue=queue)
-    async with closing(DeadLetterQueue(config.require_redis_url(), config), make=make) as opened:
-        return await function(opened)
+    async with closing(DeadLetterQueue(config.require_redis_url(), config), make=make, opened=opened) as named:
+        return await function(named)
 
 
 @asynccontextmanager
-async def closing(queue: "DeadLetterQueue", *, make: bool = False) -> "AsyncGenerator[DeadLetterQueue]":
+async def closing(
+    queue: "DeadLetterQueue", *, make: bool = False, opened: bool = True
+) -> "AsyncGenerator[DeadLetterQueue]":
     """Open a queue, and close it at the end: also when it could not be opened, or work was cancelled."""
     import anyio
 
     try:
-        await queue.open(make=make)
+        if opened:
+            await queue.open(make=make)
         yield queue
     finally:
         with anyio.CancelScope(shield=True):

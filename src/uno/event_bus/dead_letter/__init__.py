@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         PermissionDenied,
         QueueFull,
         QueueNotFound,
+        SpoolFull,
         StoreError,
         StoreUnavailable,
     )
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from uno.event_bus.dead_letter.queue import DeadLetterQueue
     from uno.event_bus.dead_letter.replay import ReplayReport
     from uno.event_bus.dead_letter.retry import PolicyByException, RetryPolicy
+    from uno.event_bus.dead_letter.spool.folder import SpoolStats
     from uno.event_bus.dead_letter.where import Where
 
 _HOMES = {
@@ -53,6 +55,7 @@ _HOMES = {
         "PermissionDenied",
         "QueueFull",
         "QueueNotFound",
+        "SpoolFull",
         "StoreError",
         "StoreUnavailable",
     ),
@@ -61,6 +64,7 @@ _HOMES = {
     "queue": ("DeadLetterQueue",),
     "replay": ("ReplayReport",),
     "retry": ("PolicyByException", "RetryPolicy"),
+    "spool.folder": ("SpoolStats",),
     "where": ("Where",),
 }
 """Module → public names. They are imported when first asked for: `--help` needs none of them."""
@@ -98,6 +102,8 @@ __all__ = [
     "ReplayReport",
     "RetryLater",
     "RetryPolicy",
+    "SpoolFull",
+    "SpoolStats",
     "StoreError",
     "StoreUnavailable",
     "VerifyReport",

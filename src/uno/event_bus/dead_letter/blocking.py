@@ -23,7 +23,7 @@ from uno.event_bus.dead_letter.errors import StoreUnavailable
 from uno.event_bus.dead_letter.letter import Letter
 from uno.event_bus.dead_letter.operations import QueueStats
 from uno.event_bus.dead_letter.queue import DeadLetterQueue as AsyncQueue
-from uno.event_bus.dead_letter.spool import SENDER
+from uno.event_bus.dead_letter.spool.spool import SENDER
 from uno.event_bus.dead_letter.store.connect import Client, seeds_of
 
 __all__ = ["DeadLetterQueue"]

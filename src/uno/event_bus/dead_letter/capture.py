@@ -23,7 +23,7 @@ from uno.event_bus.dead_letter.failure import Failure, describe
 from uno.event_bus.dead_letter.letter import DeadLetterReason, NewLetter
 from uno.event_bus.dead_letter.retry import RetryPolicy, policy_for
 from uno.event_bus.dead_letter.rules import require_seconds, require_whole
-from uno.event_bus.dead_letter.spool import Spool
+from uno.event_bus.dead_letter.spool.spool import Spool
 from uno.event_bus.dead_letter.store.store import Store
 
 __all__ = ["ARGUMENTS", "Capturer", "check_metadata", "reason_of"]
@@ -216,8 +216,10 @@ class Capturer:
         raise PartialCapture(ids, dict(sorted(errors.items())))
 
     async def _put(self, store: Store, letters: Sequence[NewLetter]) -> list[str | Exception]:
-        full = QueueFull(self._config.queue, self._config.max_queue_size, store.layout.shards)
-        return [full if result is None else result for result in await store.add(letters)]
+        return [self._full(store) if result is None else result for result in await store.add(letters)]
+
+    def _full(self, store: Store) -> QueueFull:
+        return QueueFull(self._config.queue, self._config.max_queue_size, store.layout.shards)
 
 
 def _text(name: str, value: object) -> str:

@@ -215,7 +215,7 @@ class DeadLetterConfig:
     """Bytes of this queue's files in ``spool_dir``, of all processes that share it; the next capture is refused.
 
     Processes that write at the same moment may pass it by one capture each. Small: a short outage fills it. Large: a
-    long one's letters take as long to be sent (about 10,000 a second) before later ones are.
+    long one's letters take as long to be sent (some 8,000 a second) before later ones are.
     """
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from time import perf_counter
 from typing import Final
 
 from uno.event_bus.dead_letter.errors import DeadLetterError
+from uno.event_bus.dead_letter.spool.folder import SpoolStats
 from uno.event_bus.dead_letter.store import browse
 from uno.event_bus.dead_letter.store.layout_record import Layout
 from uno.event_bus.dead_letter.store.node import Node
@@ -12,10 +13,10 @@ from uno.event_bus.dead_letter.store.server import ServerFacts, read_facts
 from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.store.store import Store
 
-__all__ = ["Finding", "examine"]
+__all__ = ["Finding", "examine", "examine_spool"]
 
 FULL_AT: Final = 0.9
-"""Share of `maxmemory` from which captures may soon be refused."""
+"""Share of `maxmemory`, or of the spool's bytes, from which captures may soon be refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +76,14 @@ async def _shard(shard: Shard) -> Finding:
         return Finding(f"shard {shard.index}", False, str(error))
     took_ms = (perf_counter() - began) * 1000
     return Finding(f"shard {shard.index}", True, f"{found['open']} letters, answered in {took_ms:.1f} ms")
+
+
+def examine_spool(directory: str, found: SpoolStats | None) -> Finding:
+    """Return what was found in the spool; None: its disk did not tell."""
+    if found is None:
+        return Finding("spool", False, f"{directory} cannot be read")
+    share = found.bytes / found.max_bytes
+    since = "" if found.oldest_age_s is None else f", the oldest for {found.oldest_age_s:,.0f} s"
+    detail = f"{found.letters} letters wait in {found.directory}{since}; {share:.0%} of spool_max_bytes"
+    full = share >= FULL_AT
+    return Finding("spool", not full, f"{detail}: captures will soon be refused" if full else detail)

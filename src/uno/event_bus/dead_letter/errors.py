@@ -16,6 +16,7 @@
     ├── LayoutMismatch         this process and the queue disagree on its layout
     ├── NotReplicated          written, but no replica has confirmed it
     ├── StoreUnavailable       Redis did not answer, or answered that it cannot now
+    │   └── SpoolFull          … and the spool, where letters wait for it, has its bytes
     ├── StoreError             Redis refused a command for good
     ├── BackupInvalid          a backup is damaged or not ours
     └── PermissionDenied       the caller's role, or its Redis user, may not do that
@@ -44,6 +45,7 @@ __all__ = [
     "PermissionDenied",
     "QueueFull",
     "QueueNotFound",
+    "SpoolFull",
     "StoreError",
     "StoreUnavailable",
 ]
@@ -233,6 +235,20 @@ class StoreUnavailable(DeadLetterError):
         self.why = why
         self.certain = certain
         super().__init__(f"Redis is unavailable ({why}): {'nothing was written' if certain else 'outcome unknown'}")
+
+
+class SpoolFull(StoreUnavailable):
+    """Raised when a letter has to wait for Redis, and the spool holds ``spool_max_bytes``; nothing makes room there.
+
+    ``certain`` is True, and the event not captured, unless Redis had been asked first and did not answer.
+    """
+
+    code = "spool_full"
+
+    def __init__(self, why: str, directory: str, limit: int, *, certain: bool = True) -> None:
+        self.directory = directory
+        self.limit = limit
+        super().__init__(f"{why}; spool {directory} is full: spool_max_bytes is {limit}", certain=certain)
 
 
 class StoreError(DeadLetterError):

@@ -20,6 +20,7 @@ from uno.event_bus.dead_letter.bulk import (
 )
 from uno.event_bus.dead_letter.errors import LetterNotFound
 from uno.event_bus.dead_letter.letter import Letter
+from uno.event_bus.dead_letter.spool.folder import SpoolStats
 from uno.event_bus.dead_letter.store import browse
 from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.store.store import Store
@@ -72,6 +73,8 @@ class QueueStats:
     """When the oldest open letter was captured."""
     next_due_ms: int | None
     by_shard: list[dict[str, int | str]] = field(repr=False)
+    spool: SpoolStats | None = None
+    """What waits on this machine to come in; None without ``spool_dir``, and when the disk does not tell."""
 
 
 @dataclass(frozen=True, slots=True)

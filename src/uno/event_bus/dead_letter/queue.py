@@ -5,7 +5,7 @@ import builtins
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ from uno.event_bus.dead_letter.bulk import BulkReport, OnAnswers, Which
 from uno.event_bus.dead_letter.capture import ARGUMENTS, Capturer, check_metadata
 from uno.event_bus.dead_letter.codec import type_name
 from uno.event_bus.dead_letter.config import DeadLetterConfig
-from uno.event_bus.dead_letter.doctor import Finding, examine
+from uno.event_bus.dead_letter.doctor import Finding, examine, examine_spool
 from uno.event_bus.dead_letter.errors import ConfigError, StoreUnavailable
 from uno.event_bus.dead_letter.handlers import Handler, Handlers
 from uno.event_bus.dead_letter.letter import Letter
@@ -24,8 +24,8 @@ from uno.event_bus.dead_letter.operations import Operations, QueueStats, VerifyR
 from uno.event_bus.dead_letter.replay import Replay, ReplayReport
 from uno.event_bus.dead_letter.retry import PolicyLike, RetryPolicy, as_policy, from_config
 from uno.event_bus.dead_letter.rules import require_whole
-from uno.event_bus.dead_letter.spool import Spool
-from uno.event_bus.dead_letter.spool_files import SpoolStats
+from uno.event_bus.dead_letter.spool.folder import SpoolStats
+from uno.event_bus.dead_letter.spool.spool import Spool
 from uno.event_bus.dead_letter.store.connect import Client, seeds_of
 from uno.event_bus.dead_letter.store.embedded import EmbeddedServer
 from uno.event_bus.dead_letter.store.registry import WorkerInfo
@@ -38,14 +38,6 @@ from uno.event_bus.dead_letter.worker.worker import Worker
 __all__ = ["DeadLetterQueue"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class StatsWithSpool(QueueStats):
-    """What a queue holds now and has done so far, and what waits to come into it from this machine."""
-
-    spool: SpoolStats | None = None
-    """None without ``spool_dir``, and when the disk does not tell."""
 
 
 class DeadLetterQueue:
@@ -106,9 +98,12 @@ class DeadLetterQueue:
     async def open(self, *, make: bool = True) -> None:
         """Connect, check the server and read the queue's layout; any other call does so by itself.
 
-        Without `make`, a queue that nobody has ever used is not made. Raises `QueueNotFound` then,
-        `StoreUnavailable`, `LayoutMismatch`, and `ConfigError` for a server that is not fit.
+        Without `make`, a queue that nobody has ever used is not made, and letters that wait in ``spool_dir`` are left
+        to others. Raises `QueueNotFound` then, `StoreUnavailable`, `LayoutMismatch`, and `ConfigError` for a server
+        that is not fit.
         """
+        if make:
+            await self._open_spool()
         await self._store(make=make)
 
     async def aclose(self) -> None:
@@ -154,13 +149,6 @@ class DeadLetterQueue:
             )
 
     async def _store(self, *, make: bool = True) -> Store:
-        """Return the store, open, and have the spool open too."""
-        spool = self._spool()
-        if spool is not None:
-            await spool.open()
-        return await self._open_store(make=make)
-
-    async def _open_store(self, *, make: bool = True) -> Store:
         """Return the store, open. Connections belong to an event loop: another loop gets its own."""
         loop = asyncio.get_running_loop()
         if loop not in self._stores:
@@ -173,6 +161,12 @@ class DeadLetterQueue:
         await store.open(make=make)
         return store
 
+    async def _open_spool(self) -> None:
+        """Send what waits in the spool from now on: what looks or acts on letters alone does not begin to."""
+        spool = self._spool()
+        if spool is not None:
+            await spool.open()
+
     def _spool(self) -> Spool | None:
         """Return the spool, None without ``spool_dir``; like the store, each event loop has its own."""
         if self._config.spool_dir is None:
@@ -181,7 +175,7 @@ class DeadLetterQueue:
         if loop not in self._spools:
             for other in [other for other in self._spools if other.is_closed()]:
                 self._spools.pop(other).forget()
-            self._spools[loop] = Spool(self._config, self._open_store)
+            self._spools[loop] = Spool(self._config, self._store)
         return self._spools[loop]
 
     # -- capture -------------------------------------------------------------------------------------
@@ -223,11 +217,11 @@ class DeadLetterQueue:
                 refused; `headers` takes any.
 
         With ``spool_dir``, what Redis cannot take now is kept on disk and sent later: the id is then
-        ``spooled:<event id>``, which names no letter yet. A `QueueFull` also says that the spool has its bytes.
+        ``spooled:<event id>``, which names no letter yet.
 
         Raises `Disabled`, `ConfigError`, `InvalidEvent`, `PayloadTooLarge`, `QueueFull`, `StoreUnavailable`,
-        `PermissionDenied`, `StoreError`; in each case the event is untouched, and except for an unknown outcome
-        of `StoreUnavailable`, nothing was captured.
+        `SpoolFull`, `NotReplicated`, `PermissionDenied`, `StoreError`; in each case the event is untouched, and
+        nothing was captured unless the error, `NotReplicated` or one that is not ``certain``, leaves that open.
         """
         check_metadata("add", metadata)
         made = self._capturer.letters(
@@ -247,7 +241,7 @@ class DeadLetterQueue:
         )
         if isinstance(made[0], Exception):
             raise made[0]
-        return (await self._capturer.capture(self._open_store, made, self._spool()))[0]
+        return (await self._capturer.capture(self._store, made, self._spool()))[0]
 
     async def add_many(
         self,
@@ -289,7 +283,7 @@ class DeadLetterQueue:
             failed_at=failed_at,
             metadata=metadata,
         )
-        return await self._capturer.capture(self._open_store, made, self._spool())
+        return await self._capturer.capture(self._store, made, self._spool())
 
     @asynccontextmanager
     async def capture(self, event: Any, **how: Any) -> AsyncGenerator[None]:
@@ -475,6 +469,7 @@ class DeadLetterQueue:
         return await replay.run()
 
     async def _session(self, config: DeadLetterConfig | None = None) -> Session:
+        await self._open_spool()
         return Session(
             await self._store(),
             config or self._config,
@@ -541,11 +536,10 @@ class DeadLetterQueue:
         """
         return await (await self._operations()).discard_many(which, why, dry_run=dry_run, on_answers=on_answers)
 
-    async def stats(self) -> "StatsWithSpool":
+    async def stats(self) -> QueueStats:
         """Return counts and totals: one bounded call a shard, and a look at the spool's files."""
         found = await (await self._operations()).stats()
-        values = {each.name: getattr(found, each.name) for each in fields(QueueStats)}
-        return StatsWithSpool(**values, spool=await self.spool_stats())
+        return replace(found, spool=await self.spool_stats())
 
     async def spool_stats(self) -> SpoolStats | None:
         """Count what waits in the spool, of all processes of this machine; None without one. Needs no Redis."""
@@ -573,8 +567,11 @@ class DeadLetterQueue:
         return await (await self._operations()).verify(on_progress=on_progress)
 
     async def health(self) -> list[Finding]:
-        """Look at server, memory, layout and every shard; the queue is fit for work when every finding is ok."""
-        return await examine(await self._store())
+        """Look at server, memory, layout, every shard, and the spool; it is fit for work when every finding is ok."""
+        found = await examine(await self._store())
+        if self._config.spool_dir is not None:
+            found.append(examine_spool(self._config.spool_dir, await self.spool_stats()))
+        return found
 
 
 async def _then(event: anyio.Event, act: Callable[[], None]) -> None:

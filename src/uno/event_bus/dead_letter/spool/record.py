@@ -5,6 +5,9 @@ CRC-32) and a body (the letter, as msgpack). The checksum covers the salt and al
 the state alone is written again, in place, one byte. A process that dies while it writes leaves a torn record at the
 end, which was never acknowledged. Behind bytes that are damaged the next mark with a right checksum is looked for;
 the salt keeps the bytes of an event from passing for a record.
+
+A reader that does not know a field of the letter would send it without: so each new field gets a new ``MAGIC``, and
+segments of a version that is not known are left to processes that know it.
 """
 
 from dataclasses import dataclass, replace
@@ -48,6 +51,8 @@ class Packed(NamedTuple):
     captured_at_ms: int
     state: State
     body: bytes
+    home: int | None
+    """Its home shard, which is not written; None: not known."""
 
     @property
     def size(self) -> int:
@@ -65,6 +70,8 @@ class Record:
     """One letter of a segment."""
 
     offset: int
+    size: int
+    """Bytes on disk."""
     state: State
     captured_at_ms: int
     """When the caller captured it, by the clock of this machine, Unix time, ms."""
@@ -81,16 +88,16 @@ class Parsed(NamedTuple):
 
     records: list[Record]
     end: int
-    """Where the last complete record ends; what follows is torn."""
+    """Where the last complete record, or damage, ends; what follows is torn."""
     damaged: int
-    """Bytes before it that are no record, or none that this version can read."""
+    """Bytes before it that are no record, or none that can be read."""
 
 
-def pack(letter: NewLetter, captured_at_ms: int, state: State) -> Packed:
+def pack(letter: NewLetter, captured_at_ms: int, state: State, home: int | None = None) -> Packed:
     """Return a letter ready to be written; one that does not say when it failed has failed when it was captured."""
     if letter.failed_at_ms is None:
         letter = replace(letter, failed_at_ms=captured_at_ms)
-    return Packed(captured_at_ms, state, msgspec.msgpack.encode(letter))
+    return Packed(captured_at_ms, state, msgspec.msgpack.encode(letter), home)
 
 
 def _sum(header: bytes, captured_at_ms: int, body: bytes) -> int:
@@ -115,7 +122,23 @@ def parse(data: bytes) -> Parsed:
         else:
             records += [record] if record is not None else []
         at = end
+    if not _is_torn(data[end:]):
+        damaged += len(data) - end
+        end = len(data)
     return Parsed(records, end, damaged)
+
+
+def _is_torn(tail: bytes) -> bool:
+    """Whether bytes may be what is left of a write that did not come to its end, and so was never acknowledged.
+
+    That is the beginning of a record, or room that a file system made for one and never filled.
+    """
+    if not tail.strip(b"\0"):
+        return True
+    if len(tail) < _HEAD.size:
+        return _MARK.startswith(tail[: len(_MARK)])
+    mark, _, _, length, _ = _HEAD.unpack_from(tail)
+    return bool(mark == _MARK and _HEAD.size + length > len(tail))
 
 
 def _body(header: bytes, data: bytes, at: int) -> bytes | None:
@@ -134,7 +157,7 @@ def _record(data: bytes, at: int, body: bytes) -> Record | None:
         return None
     # A state that is none: nobody knows any more, which is what TRIED means.
     known = State.WAITING if state == State.WAITING else State.TRIED
-    return Record(at, known, captured_at_ms, msgspec.msgpack.decode(body, type=NewLetter))
+    return Record(at, _HEAD.size + len(body), known, captured_at_ms, msgspec.msgpack.decode(body, type=NewLetter))
 
 
 def heads(data: bytes) -> list[int]:
