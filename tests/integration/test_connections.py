@@ -43,6 +43,23 @@ async def _is_empty(queue: DeadLetterQueue) -> bool:
     return (await queue.stats()).open == 0
 
 
+async def test_callers_wait_their_turn_for_a_connection(queues: Queues) -> None:
+    """A hundred callers in a loop on sixteen connections: each gets as many calls as the others, and none gives up."""
+    queue = queues(operation_timeout=1.0)
+    await queue.open()
+    calls = [0] * 100
+
+    async def keep_calling(caller: int) -> None:
+        while sum(calls) < 3000:
+            await queue.add({}, delay=60)
+            calls[caller] += 1
+
+    async with anyio.create_task_group() as group:
+        for caller in range(100):
+            group.start_soon(keep_calling, caller)
+    assert min(calls) >= max(calls) / 2
+
+
 async def test_an_idle_worker_asks_little_of_its_server(queues: Queues) -> None:
     """No error, no new connection, and a few commands a second and shard."""
     queue = queues(shards=4)

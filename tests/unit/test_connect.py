@@ -2,7 +2,7 @@
 
 import pytest
 import redis.exceptions
-from redis.asyncio import BlockingConnectionPool, Redis, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio import ConnectionPool, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 
 from uno.event_bus.dead_letter.errors import ConfigError
@@ -33,9 +33,9 @@ def test_a_target_shows_its_address_and_never_a_password(url: str, address: str)
 
 def test_a_target_keeps_how_the_users_client_connects() -> None:
     """TLS stays TLS, a socket a socket, database and user what they were; retries and decoding do not."""
-    pool = target_of("rediss://user:pw@h:1/2?ssl_cert_reqs=none").pool(name="n", size=3, timeout_s=2.5, wait_s=1)
+    pool = target_of("rediss://user:pw@h:1/2?ssl_cert_reqs=none").pool(name="n", size=3, timeout_s=2.5)
     assert pool.connection_class is SSLConnection
-    assert isinstance(pool, BlockingConnectionPool)
+    assert type(pool) is ConnectionPool
     options = pool.connection_kwargs
     assert (options["username"], options["password"], options["db"], options["ssl_cert_reqs"]) == (
         "user",
@@ -46,7 +46,7 @@ def test_a_target_keeps_how_the_users_client_connects() -> None:
     assert (options["socket_timeout"], options["socket_connect_timeout"], pool.max_connections) == (2.5, 1.0, 3)
     assert options["decode_responses"] is False
     assert (
-        target_of("unix:///x.sock").pool(name="n", size=1, timeout_s=1, wait_s=1).connection_class
+        target_of("unix:///x.sock").pool(name="n", size=1, timeout_s=1).connection_class
         is UnixDomainSocketConnection
     )
 
@@ -75,7 +75,7 @@ def test_a_cluster_may_be_named_by_several_nodes(url: str, names: list[str]) -> 
     assert seeds.is_cluster
     assert [target.name for target in seeds.targets] == names
     for target in (*seeds.targets, seeds.targets[0].at(("d", 7003))):
-        options = target.pool(name="n", size=1, timeout_s=1, wait_s=1).connection_kwargs
+        options = target.pool(name="n", size=1, timeout_s=1).connection_kwargs
         assert options.get("password") == ("s3cr3t" if "s3cr3t" in url else None)
         assert options.get("ssl_cert_reqs") == ("none" if "ssl" in url else None)
         assert "cluster" not in options
@@ -91,7 +91,7 @@ def test_a_users_cluster_client_is_read_for_its_nodes_and_how_it_connects() -> N
     seeds = seeds_of(client)
     assert (seeds.is_cluster, [target.name for target in seeds.targets]) == (True, ["a:7000", "b:7001"])
     assert seeds.remap(("10.0.0.1", 7000)) == ("x", 1)
-    pool = seeds.targets[0].pool(name="n", size=1, timeout_s=1, wait_s=1)
+    pool = seeds.targets[0].pool(name="n", size=1, timeout_s=1)
     assert pool.connection_class is SSLConnection
     assert (pool.connection_kwargs["password"], pool.connection_kwargs["decode_responses"]) == ("s3cr3t", False)
     pool.make_connection()  # takes each of the options

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
-from redis.asyncio.connection import BlockingConnectionPool, Connection, ConnectionPool
+from redis.asyncio.connection import Connection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
@@ -59,10 +59,10 @@ class Target:
         """Return the target of another node of the same cluster: reached alike, with the same credentials."""
         return type(self)(self._class, self._options | {"host": address[0], "port": address[1]})
 
-    def pool(self, *, name: str, size: int, timeout_s: float, wait_s: float, readonly: bool = False) -> ConnectionPool:
+    def pool(self, *, name: str, size: int, timeout_s: float, readonly: bool = False) -> ConnectionPool:
         """Return a pool of at most `size` connections whose reads time out after `timeout_s` seconds.
 
-        A caller waits for a free connection, at most `wait_s`. With `readonly` they may be those of a replica.
+        Callers wait for their turn before they ask it: it makes no more. With `readonly` they may be of a replica.
         """
         options = self._options | {
             "decode_responses": False,
@@ -77,7 +77,7 @@ class Target:
         }
         if readonly:
             options["redis_connect_func"] = _connect_readonly
-        return BlockingConnectionPool(max_connections=size, timeout=wait_s, connection_class=self._class, **options)
+        return ConnectionPool(max_connections=size, connection_class=self._class, **options)
 
 
 async def _connect_readonly(connection: Connection) -> None:

@@ -72,6 +72,8 @@ class Node:
         self._plain = False
         self._retired = False
         self._pools: dict[Lane, ConnectionPool] = {}
+        self._turns: dict[Lane, anyio.Semaphore] = {}
+        """One turn for each connection of a pool."""
 
     def __repr__(self) -> str:
         return f"Node({self.target.name})"
@@ -103,11 +105,11 @@ class Node:
         """Return the pool of a lane; it connects when it is first used."""
         pool = self._pools.get(lane)
         if pool is None:
+            self._turns[lane] = anyio.Semaphore(SIZES[lane], fast_acquire=True)
             pool = self._pools[lane] = self.target.pool(
                 name=self._client_name,
                 size=SIZES[lane],
                 timeout_s=LONGEST_BLOCK_S + BLOCK_MARGIN_S if lane == "reads" else self._timeout_s,
-                wait_s=self._timeout_s,
                 readonly=self._readonly,
             )
         return pool
@@ -131,15 +133,14 @@ class Node:
 
     async def _exchange(self, commands: list[bytes], lane: Lane) -> list[Any]:
         """Send commands in one write on one connection; return the replies, errors of the server among them."""
-        pool = self.pool(lane)
+        pool, turns = self.pool(lane), self._turns[lane]
+        await self._turn(turns, lane)
         try:
-            connection = await pool.get_connection()  # type: ignore[no-untyped-call]
-        except (RedisConnectionError, RedisTimeoutError, OSError) as error:
-            # redis-py's pool hides what was refused behind a plain ConnectionError.
-            for refused in (error, error.__cause__, error.__context__):
-                if isinstance(refused, AuthenticationError | AuthorizationError):
-                    raise type(refused)(*refused.args) from None  # itself it would be its own context
-            raise NotConnected(describe(error)) from error
+            return await self._sent(commands, pool, await self._connected(pool))
+        finally:
+            turns.release()
+
+    async def _sent(self, commands: list[bytes], pool: ConnectionPool, connection: Any) -> list[Any]:
         replies: list[Any] = []
         try:
             await connection.send_packed_command(commands, check_health=False)
@@ -158,6 +159,27 @@ class Node:
                 if self._retired:
                     await connection.disconnect(nowait=True)
                 await pool.release(connection)
+
+    async def _turn(self, turns: anyio.Semaphore, lane: Lane) -> None:
+        """Wait until a connection is free, first come, first served: in redis-py's pools newcomers pass who waits."""
+        try:
+            turns.acquire_nowait()
+        except anyio.WouldBlock:
+            with anyio.move_on_after(self._timeout_s) as patience:
+                await turns.acquire()
+            if patience.cancelled_caught:
+                busy = f"all {SIZES[lane]} connections were in use for {self._timeout_s:g} s"
+                raise NotConnected(busy) from None
+
+    async def _connected(self, pool: ConnectionPool) -> Any:
+        try:
+            return await pool.get_connection()  # type: ignore[no-untyped-call]
+        except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+            # redis-py's pool hides what was refused behind a plain ConnectionError.
+            for refused in (error, error.__cause__, error.__context__):
+                if isinstance(refused, AuthenticationError | AuthorizationError):
+                    raise type(refused)(*refused.args) from None  # itself it would be its own context
+            raise NotConnected(describe(error)) from error
 
     def by_sha(self, script: Script, keys: Sequence[str], args: Sequence[Word]) -> bytes:
         """Return the script's call by hash, packed for `run`."""
