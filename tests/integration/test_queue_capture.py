@@ -164,6 +164,13 @@ async def test_a_payload_over_the_limit_is_refused_before_any_connection(queues:
     assert (refused.value.size, refused.value.limit) == (1025, 1024)
 
 
+async def test_headers_over_the_limit_are_refused_alike(queues: Queues) -> None:
+    """Metadata and the caller's headers count together, and apart from the payload."""
+    queue = queues("redis://localhost:1/0", max_payload_bytes=1024)
+    with pytest.raises(PayloadTooLarge, match=r"^headers: 10\d\d bytes, max_payload_bytes is 1024"):
+        await queue.add(b"", headers={"note": "x" * 512}, remark="x" * 512)
+
+
 async def test_a_disabled_queue_refuses_and_lets_errors_through(queues: Queues) -> None:
     """`add` and `add_many` raise `Disabled`; `capture` raises the body's own error."""
     queue = queues(enabled=False)

@@ -138,7 +138,7 @@ def test_partial_capture_maps_positions_and_names_the_first_error() -> None:
     ids.clear()
     assert error.ids == {0: "0-1-0"}
     assert "1 of 3 events were captured" in str(error)
-    assert "position 1: payload is 2 bytes" in str(error)
+    assert "position 1: payload: 2 bytes" in str(error)
 
 
 @pytest.mark.parametrize("copied", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))], ids=["copy", "pickle"])

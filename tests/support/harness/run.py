@@ -283,7 +283,7 @@ class Run:
 
     def home_of(self, event_id: str) -> int:
         """The shard of an event, as the engine chooses it; the queue must be open."""
-        [store] = self.queue._stores.values()
+        [store] = self.queue._storage._stores.values()
         return store.home_of(NewLetter(event_id=event_id, type="", payload=b""))
 
     # -- faults --------------------------------------------------------------------------------------

@@ -229,7 +229,7 @@ def _import_the_rest() -> None:
     import_module("anyio._backends._asyncio")
     import_module("encodings.idna")  # for names of hosts
     [target] = seeds_of("unix:///").targets
-    pool = target.pool(name="", size=1, timeout_s=1.0, wait_s=1.0)
+    pool = target.pool(name="", size=1, timeout_s=1.0)
     pool.make_connection()  # type: ignore[no-untyped-call]  # does not connect, but asks for redis-py's version
 
 

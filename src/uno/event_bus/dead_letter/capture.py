@@ -116,7 +116,7 @@ class Capturer:
         """Return the letters of events that failed alike, by position; nothing is sent.
 
         An event that cannot become a letter has its error there. Raises `Disabled`; `ConfigError` for a number
-        that is none, or out of bounds.
+        that is none, or out of bounds; `PayloadTooLarge` and `InvalidEvent` for what all events share.
         """
         if not self._config.enabled:
             raise Disabled
@@ -124,6 +124,8 @@ class Capturer:
         subscription_id, ordering_key = _text("subscription_id", subscription_id), _text("ordering_key", ordering_key)
         dedupe_key = _text("dedupe_key", dedupe_key)
         packed_headers = _headers(headers, metadata)
+        if len(packed_headers) > self._config.max_payload_bytes:
+            raise PayloadTooLarge(len(packed_headers), self._config.max_payload_bytes, "headers")
         failed_at_ms = None if failed_at is None else int(require_seconds("failed_at", failed_at) * 1000)
         attempt_count = require_whole("attempt_count", attempt_count, "attempts", 0, MOST_ATTEMPTS)
         if delay is not None:

@@ -148,7 +148,7 @@ class DeadLetterConfig:
     """
 
     max_payload_bytes: int = _setting(1_048_576, Whole(1, LARGEST_VALUE, "bytes"))
-    """Largest event, bytes as serialised; a larger one is `PayloadTooLarge` before any I/O.
+    """Largest event, bytes as serialised, and largest headers; larger ones are `PayloadTooLarge` before any I/O.
 
     Large ones make every script that reads them slow for all: keep big bodies elsewhere, capture a reference.
     """

@@ -103,14 +103,15 @@ class QueueFull(DeadLetterError):
 
 
 class PayloadTooLarge(DeadLetterError):
-    """Raised before any I/O when an event's bytes are over ``max_payload_bytes``."""
+    """Raised before any I/O when an event's bytes, or its headers, are over ``max_payload_bytes``."""
 
     code = "payload_too_large"
 
-    def __init__(self, size: int, limit: int) -> None:
+    def __init__(self, size: int, limit: int, part: str = "payload") -> None:
         self.size = size
         self.limit = limit
-        super().__init__(f"payload is {size} bytes, max_payload_bytes is {limit}: the event was not captured")
+        self.part = part
+        super().__init__(f"{part}: {size} bytes, max_payload_bytes is {limit}: the event was not captured")
 
 
 class InvalidEvent(DeadLetterError):

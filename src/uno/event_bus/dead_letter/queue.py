@@ -1,8 +1,6 @@
 """`DeadLetterQueue`: the façade over capture, handlers, worker, replay and operators' verbs."""
 
-import asyncio
 import builtins
-import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -10,14 +8,13 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
-import anyio.to_thread
 
 from uno.event_bus.dead_letter.bulk import BulkReport, OnAnswers, Which
 from uno.event_bus.dead_letter.capture import ARGUMENTS, Capturer, check_metadata
 from uno.event_bus.dead_letter.codec import type_name
 from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.doctor import Finding, examine, examine_spool
-from uno.event_bus.dead_letter.errors import ConfigError, StoreUnavailable
+from uno.event_bus.dead_letter.errors import ConfigError
 from uno.event_bus.dead_letter.handlers import Handler, Handlers
 from uno.event_bus.dead_letter.letter import Letter
 from uno.event_bus.dead_letter.operations import Operations, QueueStats, VerifyReport
@@ -25,9 +22,8 @@ from uno.event_bus.dead_letter.replay import Replay, ReplayReport
 from uno.event_bus.dead_letter.retry import PolicyLike, RetryPolicy, as_policy, from_config
 from uno.event_bus.dead_letter.rules import require_whole
 from uno.event_bus.dead_letter.spool.folder import SpoolStats
-from uno.event_bus.dead_letter.spool.spool import Spool
-from uno.event_bus.dead_letter.store.connect import Client, seeds_of
-from uno.event_bus.dead_letter.store.embedded import EmbeddedServer
+from uno.event_bus.dead_letter.storage import Storage
+from uno.event_bus.dead_letter.store.connect import Client
 from uno.event_bus.dead_letter.store.registry import WorkerInfo
 from uno.event_bus.dead_letter.store.store import Store
 from uno.event_bus.dead_letter.telemetry.recorder import NO_RECORDER, Recorder
@@ -36,8 +32,6 @@ from uno.event_bus.dead_letter.worker.session import ParkedHook, Report, Session
 from uno.event_bus.dead_letter.worker.worker import Worker
 
 __all__ = ["DeadLetterQueue"]
-
-logger = logging.getLogger(__name__)
 
 
 class DeadLetterQueue:
@@ -65,19 +59,12 @@ class DeadLetterQueue:
         recorder: Recorder | None = None,
     ) -> None:
         self._config = config or DeadLetterConfig()
-        self._source = redis if redis is not None else self._config.require_redis_url()
-        self._server: EmbeddedServer | None = None
-        if isinstance(self._source, str) and self._source.startswith("embedded:"):
-            self._server = EmbeddedServer.from_url(self._source)
-        else:
-            seeds_of(self._source)  # a wrong URL or client is told now, not at the first failure
+        self._storage = Storage(redis if redis is not None else self._config.require_redis_url(), self._config)
         self._recorder = recorder or NO_RECORDER
         self._policy: RetryPolicy = from_config(self._config)
         self._handlers = Handlers()
         self._parked_hooks: list[ParkedHook] = []
         self._capturer = Capturer(self._config, self._policy_of)
-        self._stores: dict[asyncio.AbstractEventLoop, Store] = {}
-        self._spools: dict[asyncio.AbstractEventLoop, Spool] = {}
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -102,27 +89,18 @@ class DeadLetterQueue:
         to others. Raises `QueueNotFound` then, `StoreUnavailable`, `LayoutMismatch`, and `ConfigError` for a server
         that is not fit.
         """
-        if make:
-            await self._open_spool()
-        await self._store(make=make)
+        await self._storage.open(make=make)
 
     async def aclose(self) -> None:
         """Close the connections; an embedded server that nobody else uses ends. The queue can be used again.
 
         Letters in the spool stay there for the next process, or for the next use.
         """
-        spool = self._spools.pop(asyncio.get_running_loop(), None)
-        if spool is not None:
-            await spool.aclose()
-        store = self._stores.pop(asyncio.get_running_loop(), None)
-        if store is not None:
-            await store.close()
-        if self._server is not None:
-            await anyio.to_thread.run_sync(self._server.stop)
+        await self._storage.aclose()
 
     async def __aenter__(self) -> Self:
         try:
-            await self._open_or_spool()
+            await self._storage.open_or_spool()
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await self.aclose()
@@ -135,48 +113,8 @@ class DeadLetterQueue:
         with anyio.CancelScope(shield=True):
             await self.aclose()
 
-    async def _open_or_spool(self) -> None:
-        try:
-            await self.open()
-        except StoreUnavailable as error:
-            if self._config.spool_dir is None:
-                raise
-            logger.warning(
-                "queue %s opens without Redis, and captures into %s: %s",
-                self._config.queue,
-                self._config.spool_dir,
-                error,
-            )
-
-    async def _store(self, *, make: bool = True) -> Store:
-        """Return the store, open. Connections belong to an event loop: another loop gets its own."""
-        loop = asyncio.get_running_loop()
-        if loop not in self._stores:
-            source = self._source if self._server is None else await anyio.to_thread.run_sync(self._server.start)
-            # Nothing awaits from here on: tasks that come first together share one store.
-            self._stores = {other: store for other, store in self._stores.items() if not other.is_closed()}
-            if loop not in self._stores:
-                self._stores[loop] = Store(seeds_of(source), self._config, client_name=f"uno-dlq-{self._config.queue}")
-        store = self._stores[loop]
-        await store.open(make=make)
-        return store
-
-    async def _open_spool(self) -> None:
-        """Send what waits in the spool from now on: what looks or acts on letters alone does not begin to."""
-        spool = self._spool()
-        if spool is not None:
-            await spool.open()
-
-    def _spool(self) -> Spool | None:
-        """Return the spool, None without ``spool_dir``; like the store, each event loop has its own."""
-        if self._config.spool_dir is None:
-            return None
-        loop = asyncio.get_running_loop()
-        if loop not in self._spools:
-            for other in [other for other in self._spools if other.is_closed()]:
-                self._spools.pop(other).forget()
-            self._spools[loop] = Spool(self._config, self._store)
-        return self._spools[loop]
+    async def _store(self) -> Store:
+        return await self._storage.store()
 
     # -- capture -------------------------------------------------------------------------------------
 
@@ -241,7 +179,7 @@ class DeadLetterQueue:
         )
         if isinstance(made[0], Exception):
             raise made[0]
-        return (await self._capturer.capture(self._store, made, self._spool()))[0]
+        return (await self._capturer.capture(self._store, made, self._storage.spool()))[0]
 
     async def add_many(
         self,
@@ -283,7 +221,7 @@ class DeadLetterQueue:
             failed_at=failed_at,
             metadata=metadata,
         )
-        return await self._capturer.capture(self._store, made, self._spool())
+        return await self._capturer.capture(self._store, made, self._storage.spool())
 
     @asynccontextmanager
     async def capture(self, event: Any, **how: Any) -> AsyncGenerator[None]:
@@ -469,7 +407,7 @@ class DeadLetterQueue:
         return await replay.run()
 
     async def _session(self, config: DeadLetterConfig | None = None) -> Session:
-        await self._open_spool()
+        await self._storage.open_spool()
         return Session(
             await self._store(),
             config or self._config,
@@ -543,7 +481,7 @@ class DeadLetterQueue:
 
     async def spool_stats(self) -> SpoolStats | None:
         """Count what waits in the spool, of all processes of this machine; None without one. Needs no Redis."""
-        spool = self._spool()
+        spool = self._storage.spool()
         return None if spool is None else await spool.stats()
 
     async def workers(self) -> list[WorkerInfo]:
