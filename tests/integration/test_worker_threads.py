@@ -19,7 +19,7 @@ import pytest
 from tests.integration.conftest import Queues
 from tests.support.crews import ROOT
 from tests.support.holding import Records
-from tests.support.servers import Server
+from tests.support.places import Place
 from tests.support.waiting import eventually, running
 from uno.event_bus.dead_letter import DeadLetterQueue, DeadLetterReason, LetterState
 
@@ -256,14 +256,14 @@ anyio.run(main)
 
 @pytest.mark.parametrize("what", ["in its grace time", "past its timeout", "hook"])
 async def test_a_thread_that_hangs_does_not_keep_the_process_beyond_the_grace_time(
-    queues: Queues, server: Server, what: str
+    queues: Queues, place: Place, what: str
 ) -> None:
     """SIGTERM, 0.3 s of grace, and the process is gone; its letter was given back, or had its end before."""
     queue = queues(shards=1)
     id = await queue.add({}, delay=0)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), os.environ.get("PYTHONPATH", "")))}
     process = subprocess.Popen(  # noqa: ASYNC220 - its output is read in a thread
-        [sys.executable, "-c", PROGRAM, server.url, what], env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", PROGRAM, place.url, what], env=environment, stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None

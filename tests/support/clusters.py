@@ -1,18 +1,18 @@
 """Real clusters for tests: three primaries with a replica each, ended with the test process.
 
-Fixtures, for a `conftest.py` to import: `cluster` is whole and empty, and kept for the next test; a test may kill,
-stop and start its nodes. One that adds nodes or moves slots makes a `Cluster` of its own.
+The fixture `cluster` (`places.py`) is whole and empty, and kept for the next test, which may kill, stop and start
+its nodes. A test that adds nodes makes a `Cluster` of its own.
 """
 
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from typing import Any
+from typing import Any, override
 
-import pytest
+from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
+from redis.cluster import RedisCluster
 
 from tests.support import binaries
 from uno.event_bus.dead_letter.store.local_cluster import LocalCluster
+from uno.event_bus.dead_letter.store.local_node import HOST
 
 
 class Cluster(LocalCluster):
@@ -22,6 +22,45 @@ class Cluster(LocalCluster):
         super().__init__(binaries.binary(name), **options)  # fails or skips the test before anything is made
         self.name = name
         self.version = tuple(map(int, name.partition("-")[2].split(".")))
+        self._client: RedisCluster | None = None
+
+    @override
+    def stop(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        super().stop()
+
+    @property
+    def address(self) -> str:
+        """Where it is, as errors name it."""
+        return f"{HOST}:{self._first().port}"
+
+    def url_of(self, user: str, password: str) -> str:
+        """The URL of a user of its own."""
+        return self.url.replace("://", f"://{user}:{password}@")
+
+    def users_client(self, **options: Any) -> AsyncRedisCluster:
+        """A client as users of the engine build theirs."""
+        return AsyncRedisCluster(host=HOST, port=self._first().port, **options)
+
+    @property
+    def client(self) -> Any:
+        """A blocking client, for a test's own looks and strokes: goes to the node that has the key, answers bytes.
+
+        What is of no key, it would ask one node: see `clients` and `keys`.
+        """
+        if self._client is None:
+            self._client = RedisCluster(host=HOST, port=self._first().port, socket_timeout=10)
+        return self._client
+
+    def clients(self) -> list[Any]:
+        """A client of each node that runs, replicas among them, for what is of no key."""
+        return [node.client for node in self.nodes if node.is_running and not node.is_paused]
+
+    def keys(self, pattern: str = "*") -> list[bytes]:
+        """The keys that there are."""
+        return [key for node in self.primaries() for key in node.client.keys(pattern)]
 
     def connections(self) -> list[dict[str, str]]:
         """What the nodes say of each connection; ids are a cluster's own."""
@@ -54,25 +93,3 @@ class Cluster(LocalCluster):
             pipe.execute_command("CLIENT", "UNPAUSE")
             pipe.execute()
         self.flush()
-
-
-@pytest.fixture(scope="session")
-def running_cluster() -> Iterator[Callable[[str], Cluster]]:
-    """Clusters of this test process by server: each is started when it is first asked for, and lives to the end."""
-    clusters: dict[str, Cluster] = {}
-    with ExitStack() as stack:
-
-        def running(name: str) -> Cluster:
-            if name not in clusters:
-                clusters[name] = stack.enter_context(Cluster(name))
-            return clusters[name]
-
-        yield running
-
-
-@pytest.fixture(params=binaries.chosen())
-def cluster(request: pytest.FixtureRequest, running_cluster: Callable[[str], Cluster]) -> Cluster:
-    """A whole, empty cluster; the test runs once on each server that `DLQ_TEST_SERVERS` asks for."""
-    found = running_cluster(request.param)
-    found.clean()
-    return found
