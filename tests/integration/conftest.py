@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.kills import Kills
 from tests.support.places import Place
+from tests.support.servers import Server
 from tests.support.waiting import eventually
 from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue
 
@@ -84,7 +85,7 @@ def _tasks() -> list[asyncio.Task[Any]]:
 
 
 @pytest.fixture
-def kills(place: Place, tmp_path: Path) -> Iterator[Kills]:
+def kills(server: Server, tmp_path: Path) -> Iterator[Kills]:
     """A queue, worker processes on it, and the check of all promises at the end."""
-    with Kills(place, tmp_path) as made:
+    with Kills(server, tmp_path) as made:
         yield made

@@ -292,8 +292,8 @@ async def test_an_outage_ends_the_work_and_its_report_is_logged(
 ) -> None:
     """What was heard until then is done; to repeat the call does the rest."""
     with Proxy(place.url) as proxy:
-        queue = queues(proxy.redis, shards=1, operation_timeout=0.2)
-        await queue.add_many(list(range(1200)), delay=3600)
+        queue, producer = queues(proxy.redis, shards=1, operation_timeout=0.2), queues(shards=1)
+        await producer.add_many(list(range(1200)), delay=3600)
         heard: list[Answered] = []
 
         def hear(answers: Sequence[Answered]) -> None:

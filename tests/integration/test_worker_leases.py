@@ -22,7 +22,7 @@ async def resolved(queue: DeadLetterQueue, count: int) -> bool:
     return (await queue.stats()).totals["resolved"] == count
 
 
-async def test_a_handler_that_runs_for_ten_leases_runs_once(queues: Queues) -> None:
+async def test_a_handler_that_runs_for_six_leases_runs_once(queues: Queues) -> None:
     """On the loop or in a thread: heartbeats keep it from a second worker, which looks for work all the time."""
     lease_s = 0.6
     one, two = queues(lease_seconds=lease_s), queues(lease_seconds=lease_s)
@@ -30,11 +30,11 @@ async def test_a_handler_that_runs_for_ten_leases_runs_once(queues: Queues) -> N
 
     async def slow(event: Any) -> None:
         runs.append("async")
-        await anyio.sleep(10 * lease_s)
+        await anyio.sleep(6 * lease_s)
 
     def slow_in_thread(event: Any) -> None:
         runs.append("thread")
-        time.sleep(10 * lease_s)
+        time.sleep(6 * lease_s)
 
     for queue in (one, two):
         queue.add_handler(slow, "async")
@@ -193,13 +193,13 @@ async def test_a_flood_of_commands_does_not_delay_heartbeats(queues: Queues, pla
         @queue.handler("slow")
         async def slow(event: int) -> None:
             runs.append(event)
-            await anyio.sleep(4)
+            await anyio.sleep(3)
 
         async with running(queue):
             await queue.add(1, type="slow", delay=0)
             await eventually(lambda: runs)
             proxy.max_delay_s = 0.1
-            until = monotonic() + 3
+            until = monotonic() + 2.4
 
             async def flood() -> None:
                 while monotonic() < until:

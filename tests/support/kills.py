@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.support.crews import Crew, Leases
-from tests.support.places import Place
+from tests.support.servers import Server
 from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue, DeadLetterReason
 from uno.event_bus.dead_letter.operations import QueueStats
 
@@ -18,8 +18,8 @@ QUEUE = "kills"
 class Kills:
     """Crews of worker processes on one queue; the test process itself runs no handler."""
 
-    def __init__(self, place: Place, folder: Path) -> None:
-        self.place = place
+    def __init__(self, server: Server, folder: Path) -> None:
+        self.server = server
         self.folder = folder
         self.config: dict[str, Any] = {}
         self._runner = asyncio.Runner()
@@ -44,17 +44,17 @@ class Kills:
         """Worker processes with these settings; not started yet."""
         defaults = {"queue": QUEUE, "shards": 2, "lease_seconds": 1.0, "retry_delay": 0.05, "shutdown_grace": 5.0}
         self.config = defaults | settings
-        return Crew(self.place.url, self.folder, self.config)
+        return Crew(self.server.url, self.folder, self.config)
 
     @property
     def queue(self) -> DeadLetterQueue:
         if self._queue is None:
-            self._queue = DeadLetterQueue(self.place.url, DeadLetterConfig(**self.config))
+            self._queue = DeadLetterQueue(self.server.url, DeadLetterConfig(**self.config))
         return self._queue
 
     @property
     def leases(self) -> Leases:
-        return Leases(self.place.client, QUEUE, self.config["shards"])
+        return Leases(self.server.client, QUEUE, self.config["shards"])
 
     @property
     def lease_s(self) -> float:

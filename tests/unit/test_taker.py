@@ -164,8 +164,8 @@ async def test_it_goes_on_after_failures_with_growing_pauses() -> None:
     away = StoreUnavailable("refused", certain=True)
     shard = FakeShard(away, away, away, taken(held(1).letter))
     async with taking(shard) as (_, made, got):
-        await eventually(lambda: len(shard.takes) == 3)
-        assert made.holdings.is_empty and made.holdings.has_room
+        await eventually(lambda: len(shard.takes) == 3 and made.holdings.is_empty)
+        assert made.holdings.has_room
         await eventually(lambda: got)
     times = [at for at, _ in shard.takes]
     pauses = [later - earlier for earlier, later in pairwise(times)]
