@@ -1,7 +1,7 @@
 """Queues on a server or a cluster, each of which must be clean, and leave nothing behind, when its test ends."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,20 @@ async def queues_on(place: Place, **settings: Any) -> AsyncGenerator[Queues]:
     yield made
     await made.close()
     await eventually(lambda: not _tasks(), within_s=5, what=f"tasks are left: {_tasks()}")
+
+
+@pytest.fixture
+def limit_memory(place: Place) -> Iterator[Callable[[str], None]]:
+    """Set ``maxmemory``. Without `allow-oom` a full server may refuse the verbs that drain: not on Redis 6.2."""
+    if place.version < (7, 0):
+        pytest.skip("Redis 6.2 refuses the verbs that drain on a full server")
+
+    def limit(most: str) -> None:
+        for client in place.clients():
+            client.config_set("maxmemory", most)
+
+    yield limit
+    limit("0")
 
 
 def _tasks() -> list[asyncio.Task[Any]]:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -366,19 +367,19 @@ async def test_a_shards_limit_follows_the_count_of_shards_that_the_queue_has(que
     assert len(partial.value.ids) <= 44
 
 
-async def test_a_server_without_memory_refuses_captures_and_lets_work_go_on(queues: Queues, place: Place) -> None:
+async def test_a_server_without_memory_refuses_captures_and_lets_work_go_on(
+    queues: Queues, limit_memory: Callable[[str], None]
+) -> None:
     """`QueueFull` for the producer; what was captured is worked off, and then there is room again."""
     queue = queues()
     queue.add_handler(lambda event: None)
     await queue.add_many([b"x" * 2000] * 300, delay=0)
-    for client in place.clients():
-        client.config_set("maxmemory", "1mb")
+    limit_memory("1mb")
     with pytest.raises(QueueFull, match="out of memory"):
         await queue.add({"n": 1})
     report = await queue.process()
     assert report.resolved == 300
-    for client in place.clients():
-        client.config_set("maxmemory", "0")
+    limit_memory("0")
     await queue.add({"n": 1}, delay=60)
 
 
@@ -463,7 +464,7 @@ async def test_first_calls_at_the_same_time_share_one_set_of_connections(queues:
     assert await eventually(lambda: not queues.connections())
 
 
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning", "ignore:loop is closed:ResourceWarning")
 @pytest.mark.filterwarnings("ignore:.*Transport:pytest.PytestUnraisableExceptionWarning")
 def test_a_queue_serves_one_event_loop_after_another(place: Place) -> None:
     """As scripts and test suites have it: `asyncio.run`, and again, without closing in between.

@@ -158,29 +158,15 @@ async def test_an_outage_is_said_once_and_not_by_every_role_for_ever(
     assert 1 <= len(said) - len(failures) <= 3, said
 
 
-@pytest.fixture
-def limit(place: Place) -> Iterator[Callable[[str], None]]:
-    """Limits the memory; without `allow-oom` a full server may refuse the verbs that drain, too."""
-    if place.version < (7, 0):
-        pytest.skip("Redis 6.2 refuses some of this on a full server")
-
-    def set_limit(most: str) -> None:
-        for client in place.clients():
-            client.config_set("maxmemory", most)
-
-    yield set_limit
-    set_limit("0")
-
-
-async def test_a_server_without_memory_goes_on_draining(queues: Queues, limit: Callable[[str], None]) -> None:
+async def test_a_server_without_memory_goes_on_draining(queues: Queues, limit_memory: Callable[[str], None]) -> None:
     """The producer hears `QueueFull`; workers settle what there is, retries and parking included."""
     async with under_load(queues) as load:
         failing = load.worker.add_handler(_fail, "failing", retry=[0.01, 0.01])
         await load.producer.add_many(list(range(20)), type="failing", delay=0)
-        limit("1mb")
+        limit_memory("1mb")
         await eventually(lambda: any(isinstance(error, QueueFull) for error in load.errors))
         await eventually(lambda: _parked(load.producer, 20))
-        limit("0")
+        limit_memory("0")
         assert await load.resumed() < RESUMES_S
         load.end()
         await eventually(lambda: _open(load.producer, 20))
