@@ -193,6 +193,7 @@ class Proxy:
         for task in tasks:
             task.cancel()
         self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self._loop.run_until_complete(asyncio.sleep(0))  # sockets are closed one turn after their transports
         self._loop.close()
 
     async def _connect(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
@@ -205,6 +206,9 @@ class Proxy:
         except OSError:
             client.transport.abort()
             return
+        except asyncio.CancelledError:  # the proxy ends
+            client.transport.abort()
+            raise
         wire = _Wire(client, server)
         self._wires.add(wire)
         try:
