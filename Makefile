@@ -5,6 +5,10 @@ PYTHON := .venv/bin/python
 EVENTS ?=
 ARGS ?=
 
+# Tests wait more than they work: half as many processes again as there are cores.
+WORKERS ?= $(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) * 3 + 1) / 2 )))
+PYTEST := $(PYTHON) -m pytest -q -n $(WORKERS) --dist loadgroup
+
 # Resolved as if for no machine in particular, and without any registry's address.
 COMPILE := uv pip compile --quiet --universal --python-version 3.13 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate $(ARGS)
@@ -24,8 +28,8 @@ help: ## List every target
 demo: .venv/.ready ## Show the main job on an embedded server; EVENTS=FILE takes your own events (NDJSON, also gz)
 	@$(PYTHON) -m uno.cli.main dead-letter demo $(if $(EVENTS),--events '$(EVENTS)')
 
-test: .venv/.ready ## Run the tests on the embedded server; ARGS='-k word' or ARGS=tests/faults goes to pytest
-	@$(PYTHON) -m pytest -q -n auto --dist loadgroup $(ARGS)
+test: .venv/.ready ## Run the tests on the embedded server, alone and as a cluster; ARGS='-k word' goes to pytest
+	@$(PYTEST) $(ARGS)
 
 check: .venv/.ready ## Run every check but the tests: format, lint, types (two checkers), layers
 	@$(MAKE) --no-print-directory --keep-going check-format check-lint check-types check-second check-layers
@@ -46,9 +50,17 @@ bench: .venv/.ready ## Measure the engine beside raw Redis, in one run; ARGS goe
 cluster: .venv/.ready ## Run a Redis Cluster on loopback, 3 primaries and 3 replicas, and say its URL; Ctrl-C stops it
 	@$(PYTHON) scripts/cluster.py
 
-test-servers: .venv/.ready .venv-servers/.ready ## Run scripts and model on every server; DLQ_TEST_SERVERS names some
-	@DLQ_TEST_SERVERS=$${DLQ_TEST_SERVERS:-all} \
-		$(PYTHON) -m pytest -q -n auto --dist loadgroup $(or $(ARGS),tests/lua tests/model)
+# One server after the other: a process then has one of them and one cluster. What is of the embedded server alone,
+# and of no server, has its turn in `make test`.
+SERVER_TESTS := tests/lua tests/model tests/integration \
+	--ignore tests/integration/test_embedded.py --ignore tests/integration/test_compose.py
+
+test-servers: .venv/.ready .venv-servers/.ready ## Run scripts, model, integration on each server; DLQ_TEST_SERVERS names some
+	@export DLQ_TEST_SERVERS=$${DLQ_TEST_SERVERS:-all}; failed=; \
+	servers=$$($(PYTHON) -c 'from tests.support import binaries; print(*binaries.chosen())') || exit 1; \
+	for server in $$servers; do \
+		echo "== $$server"; DLQ_TEST_SERVERS=$$server $(PYTEST) $(or $(ARGS),$(SERVER_TESTS)) || failed=1; \
+	done; [ -z "$$failed" ]
 
 lock: ## Resolve the dependencies anew (needs uv); ARGS=--upgrade takes the newest
 	@$(COMPILE) pyproject.toml --all-extras --group dev --output-file requirements.lock

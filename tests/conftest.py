@@ -1,23 +1,20 @@
-"""What every test may ask for: a real server, its URL, a node, a fresh shard, and the check that it stays whole."""
+"""What every test may ask for: a place to run, a fresh shard on it, and the check that it stays whole."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
-from tests.support import binaries
 from tests.support.clean import assert_clean
-from tests.support.clusters import cluster, running_cluster
+from tests.support.places import Place, cluster, parametrize_place, place, running_place, server
 from tests.support.servers import Server
 from uno.event_bus.dead_letter.store.connect import seeds_of
 from uno.event_bus.dead_letter.store.layout import FORMAT
 from uno.event_bus.dead_letter.store.layout_record import Layout
-from uno.event_bus.dead_letter.store.node import Node
 from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.store.topology import Topology
 
-__all__ = ["cluster", "running_cluster"]
+__all__ = ["cluster", "place", "running_place", "server"]
 
 NOW_MS = 1_800_000_000_000
 """The time that scripts are told, where a test passes one in."""
@@ -27,33 +24,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "unclean(why): the test leaves its `shard` broken on purpose")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    parametrize_place(metafunc)
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> Any:
     """Async tests run on asyncio; `tests.support.loops.BOTH_LOOPS` runs one on uvloop, too."""
     return "asyncio"
-
-
-@pytest.fixture(scope="session")
-def running_server() -> Iterator[Callable[[str], Server]]:
-    """Servers of this test process by name: each is started when it is first asked for, and lives to the end."""
-    servers: dict[str, Server] = {}
-    with ExitStack() as stack:
-
-        def running(name: str) -> Server:
-            if name not in servers:
-                servers[name] = stack.enter_context(Server(name))
-            return servers[name]
-
-        yield running
-
-
-@pytest.fixture(params=binaries.chosen())
-def server(request: pytest.FixtureRequest, running_server: Callable[[str], Server]) -> Iterator[Server]:
-    """An empty server; the test runs once on each that `DLQ_TEST_SERVERS` asks for."""
-    found = running_server(request.param)
-    found.clean()
-    yield found
-    found.clean()
 
 
 @pytest.fixture
@@ -63,17 +41,12 @@ def redis_url(server: Server) -> str:
 
 
 @pytest.fixture
-async def topology(redis_url: str) -> AsyncIterator[Topology]:
-    """The engine's connections to the server."""
-    topology = Topology(seeds_of(redis_url), timeout_s=5.0, client_name="uno-test")
+async def topology(place: Place) -> AsyncIterator[Topology]:
+    """The engine's connections to the place."""
+    topology = Topology(seeds_of(place.url), timeout_s=5.0, client_name="uno-test")
+    await topology.open()
     yield topology
     await topology.close()
-
-
-@pytest.fixture
-def node(topology: Topology) -> Node:
-    """The engine's connections to the one node."""
-    return topology.primary(0)
 
 
 @pytest.fixture

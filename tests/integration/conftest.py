@@ -1,15 +1,15 @@
-"""Queues on a real server, each of which must be clean, and leave nothing behind, when its test ends."""
+"""Queues on a server or a cluster, each of which must be clean, and leave nothing behind, when its test ends."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.clusters import Cluster
 from tests.support.kills import Kills
+from tests.support.places import Place
 from tests.support.servers import Server
 from tests.support.spools import spool_files
 from tests.support.waiting import eventually
@@ -20,11 +20,11 @@ SETTINGS: dict[str, Any] = {"shards": 2, "retry_delay": 0.02, "operation_timeout
 """What tests say unless they say otherwise: few shards, soon again."""
 
 
-class Queues[S: Server | Cluster = Server]:
-    """Makes queues on the test's server; `lost_externally` is what the test itself takes from them."""
+class Queues:
+    """Makes queues on the test's place; `lost_externally` is what the test itself takes from them."""
 
-    def __init__(self, server: S, **settings: Any) -> None:
-        self.server = server
+    def __init__(self, place: Place, **settings: Any) -> None:
+        self.place = place
         self._settings = SETTINGS | settings
         self.lost_externally = 0
         self._made: list[DeadLetterQueue] = []
@@ -34,18 +34,18 @@ class Queues[S: Server | Cluster = Server]:
     def _rows(self) -> list[dict[str, str]]:
         return [
             row
-            for row in self.server.connections()
+            for row in self.place.connections()
             if row["name"].startswith("uno-dlq") and row["id"] not in self._of_others
         ]
 
     def __call__(self, redis: Any = None, *, recorder: Any = None, **settings: Any) -> DeadLetterQueue:
         config = DeadLetterConfig(**(self._settings | settings))
-        made = DeadLetterQueue(self.server.url if redis is None else redis, config, recorder=recorder)
+        made = DeadLetterQueue(self.place.url if redis is None else redis, config, recorder=recorder)
         self._made.append(made)
         return made
 
     def connections(self) -> list[str]:
-        """What the server says of each connection that the engine has."""
+        """What the nodes say of each connection that the engine has."""
         return [f"{row['name']} {row['cmd']}" for row in self._rows()]
 
     async def close(self) -> None:
@@ -57,7 +57,7 @@ class Queues[S: Server | Cluster = Server]:
         lost = 0
         for name, shards in names:
             async with DeadLetterQueue(
-                self.server.url, DeadLetterConfig(queue=name, shards=shards, enabled=False)
+                self.place.url, DeadLetterConfig(queue=name, shards=shards, enabled=False)
             ) as queue:
                 report = await queue.verify()
             assert report.clean, report
@@ -66,22 +66,16 @@ class Queues[S: Server | Cluster = Server]:
 
 
 @pytest.fixture
-async def queues(server: Server) -> AsyncIterator[Queues]:
+async def queues(place: Place) -> AsyncIterator[Queues]:
     """Make queues: ``queues(lease_seconds=1, …)``. At the end: `verify`, no connection and no task left."""
-    async with _queues_on(server) as made:
-        yield made
-
-
-@pytest.fixture
-async def cluster_queues(cluster: Cluster) -> AsyncIterator[Queues[Cluster]]:
-    """The same on a cluster."""
-    async with _queues_on(cluster) as made:
+    async with queues_on(place) as made:
         yield made
 
 
 @asynccontextmanager
-async def _queues_on[S: Server | Cluster](server: S, **settings: Any) -> AsyncGenerator[Queues[S]]:
-    made = Queues(server, **settings)
+async def queues_on(place: Place, **settings: Any) -> AsyncGenerator[Queues]:
+    """The same on a place of the test's own, or with settings that it always says."""
+    made = Queues(place, **settings)
     yield made
     await made.close()
     await eventually(lambda: not _tasks(), within_s=5, what=f"tasks are left: {_tasks()}")
@@ -97,12 +91,26 @@ def stoppable(server: Server) -> Iterator[Server]:
 @pytest.fixture
 async def spooling(stoppable: Server, tmp_path: Path) -> AsyncIterator[Queues]:
     """Queues on it that share one spool, ``tmp_path / "spool"``; at the end that is empty."""
-    async with _queues_on(stoppable, spool_dir=str(tmp_path / "spool"), operation_timeout=0.5) as made:
+    async with queues_on(stoppable, spool_dir=str(tmp_path / "spool"), operation_timeout=0.5) as made:
         yield made
     heir = Folder(str(tmp_path / "spool"), "default", 10_000)  # a process that was killed leaves its lock file
     assert heir.adopt() == 0
     heir.close()
     assert spool_files(tmp_path) == []
+
+
+@pytest.fixture
+def limit_memory(place: Place) -> Iterator[Callable[[str], None]]:
+    """Set ``maxmemory``. Without `allow-oom` a full server may refuse the verbs that drain: not on Redis 6.2."""
+    if place.version < (7, 0):
+        pytest.skip("Redis 6.2 refuses the verbs that drain on a full server")
+
+    def limit(most: str) -> None:
+        for client in place.clients():
+            client.config_set("maxmemory", most)
+
+    yield limit
+    limit("0")
 
 
 def _tasks() -> list[asyncio.Task[Any]]:

@@ -8,8 +8,8 @@ import anyio
 import pytest
 
 from tests.integration.conftest import Queues
+from tests.support.places import Place
 from tests.support.proxy import Proxy
-from tests.support.servers import Server
 from tests.support.waiting import eventually, running
 from uno.event_bus.dead_letter import DeadLetterQueue
 from uno.event_bus.dead_letter.store.layout import queue_key
@@ -86,11 +86,11 @@ async def test_there_may_be_more_workers_than_shards(queues: Queues, shards: int
         await becomes_even(worker_of(queues, shards), 3, shards)
 
 
-async def test_a_worker_that_is_cut_off_is_replaced_and_keeps_what_it_served(queues: Queues, server: Server) -> None:
+async def test_a_worker_that_is_cut_off_is_replaced_and_keeps_what_it_served(queues: Queues, place: Place) -> None:
     """Those that see nothing of it take its shards over within two heartbeats; it goes on with what it had."""
     looking = worker_of(queues)
-    with Proxy(server.url) as proxy:
-        cut = queues(proxy.url, shards=8, lease_seconds=LEASE_S)
+    with Proxy(place.url) as proxy:
+        cut = queues(proxy.redis, shards=8, lease_seconds=LEASE_S)
         cut.add_handler(lambda event: None)
         async with running(worker_of(queues)), running(cut):
             await becomes_even(looking, 2)
@@ -102,16 +102,16 @@ async def test_a_worker_that_is_cut_off_is_replaced_and_keeps_what_it_served(que
             await becomes_even(looking, 2)
 
 
-async def test_a_registry_that_is_wiped_or_of_another_type_stops_nobody(queues: Queues, server: Server) -> None:
+async def test_a_registry_that_is_wiped_or_of_another_type_stops_nobody(queues: Queues, place: Place) -> None:
     """The workers serve on what they served; when it is mended they are on the roster again."""
     looking = worker_of(queues)
     async with workers_at_work(queues, 2):
         await becomes_even(looking, 2)
         key = queue_key("default", "workers")
-        server.client.delete(key)
-        server.client.set(key, "a stranger's")
+        place.client.delete(key)
+        place.client.set(key, "a stranger's")
         await anyio.sleep(LEASE_S / 2)
         await looking.add_many(list(range(100)), delay=0)
         await eventually(lambda: _is_empty(looking), within_s=10)
-        server.client.delete(key)
+        place.client.delete(key)
         await becomes_even(looking, 2)

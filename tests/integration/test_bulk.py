@@ -10,8 +10,8 @@ import anyio
 import pytest
 
 from tests.integration.conftest import Queues
+from tests.support.places import Place
 from tests.support.proxy import Proxy
-from tests.support.servers import Server
 from tests.support.waiting import running
 from uno.event_bus.dead_letter import (
     ConfigError,
@@ -40,10 +40,10 @@ async def park_all(queue: DeadLetterQueue) -> None:
             assert set(answers) == {Answer.OK}
 
 
-def calls(server: Server) -> int:
-    """How many scripts the server has run."""
-    found = server.client.info("commandstats")
-    return sum(row["calls"] - row["failed_calls"] for name, row in found.items() if name.startswith("cmdstat_eval"))
+def calls(place: Place) -> int:
+    """How many scripts the nodes have run."""
+    rows = [row for client in place.clients() for row in client.info("commandstats").items()]
+    return sum(row["calls"] - row["failed_calls"] for name, row in rows if name.startswith("cmdstat_eval"))
 
 
 # -- answers ----------------------------------------------------------------------------------------------
@@ -121,24 +121,24 @@ async def _fail(event: Any) -> None:
 
 
 @pytest.mark.parametrize("how", ["ids", "filter"])
-async def test_letters_go_in_batches(queues: Queues, server: Server, how: str) -> None:
+async def test_letters_go_in_batches(queues: Queues, place: Place, how: str) -> None:
     """2,000 of one shard: one call to look at 500, and one to act on them."""
     queue = queues(shards=1)
     ids = await queue.add_many(list(range(2000)), delay=3600)
-    before = calls(server)
+    before = calls(place)
     report = await queue.discard_many(ids if how == "ids" else {}, "test")
     assert report.done == 2000
-    assert calls(server) - before <= (50 if how == "ids" else 10)
+    assert calls(place) - before <= (50 if how == "ids" else 10)
 
 
-async def test_letters_that_lie_far_apart_are_found_one_by_one(queues: Queues, server: Server) -> None:
+async def test_letters_that_lie_far_apart_are_found_one_by_one(queues: Queues, place: Place) -> None:
     """And those between them are not read."""
     queue = queues(shards=1)
     ids = await queue.add_many(list(range(3000)), delay=3600)
     ids.sort(key=lambda id: tuple(map(int, id.split("-"))))
-    before = calls(server)
+    before = calls(place)
     assert (await queue.retry_many([ids[2999], ids[0], ids[1500]])).done == 3
-    assert calls(server) - before < 12
+    assert calls(place) - before < 12
 
 
 # -- what changes meanwhile -------------------------------------------------------------------------------
@@ -288,12 +288,12 @@ async def test_a_bulk_verb_logs_its_intent_before_and_its_outcome_after(
 
 
 async def test_an_outage_ends_the_work_and_its_report_is_logged(
-    queues: Queues, server: Server, caplog: pytest.LogCaptureFixture
+    queues: Queues, place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What was heard until then is done; to repeat the call does the rest."""
-    with Proxy(server.url) as proxy:
-        queue = queues(proxy.url, shards=1, operation_timeout=0.2)
-        await queue.add_many(list(range(1200)), delay=3600)
+    with Proxy(place.url) as proxy:
+        queue, producer = queues(proxy.redis, shards=1, operation_timeout=0.2), queues(shards=1)
+        await producer.add_many(list(range(1200)), delay=3600)
         heard: list[Answered] = []
 
         def hear(answers: Sequence[Answered]) -> None:
@@ -332,18 +332,18 @@ async def test_verify_tells_how_far_it_is(queues: Queues) -> None:
     assert len(set(heard)) > 10
 
 
-async def test_letters_of_strangers_are_a_difference_and_no_violation(queues: Queues, server: Server) -> None:
+async def test_letters_of_strangers_are_a_difference_and_no_violation(queues: Queues, place: Place) -> None:
     """Until the intake comes to them, they are here without having been captured."""
     queue = queues(shards=1)
     await queue.add(1, delay=3600)
     [shard] = (await queue._store()).shards
-    server.client.xadd(shard.key("letters"), {"type": "a", "payload": b"1"})
+    place.client.xadd(shard.key("letters"), {"type": "a", "payload": b"1"})
     report = await queue.verify()
     assert (report.clean, report.difference, report.letters, report.captured) == (True, -1, 2, 1)
     await queue.retry_many({})
     report = await queue.verify()
     assert (report.clean, report.difference) == (True, 0)
-    server.client.hincrby(shard.key("meta"), "captured", 1)
+    place.client.hincrby(shard.key("meta"), "captured", 1)
     report = await queue.verify()
     assert [found.kind for found in report.violations] == ["drift"] and report.difference == 1
-    server.client.hincrby(shard.key("meta"), "captured", -1)
+    place.client.hincrby(shard.key("meta"), "captured", -1)

@@ -13,7 +13,7 @@ import anyio
 import pytest
 from redis.asyncio.cluster import RedisCluster
 
-from tests.integration.conftest import Queues
+from tests.integration.conftest import Queues, queues_on
 from tests.support.clusters import Cluster
 from tests.support.load import finish, under_load
 from tests.support.spools import all_sent, letters_of, numbers
@@ -37,7 +37,7 @@ def shard_of(letter_id: str) -> int:
 
 @pytest.mark.parametrize("named", ["url", "one node", "several nodes", "client"])
 async def test_a_queue_is_spread_over_the_nodes_however_they_are_named(
-    cluster: Cluster, cluster_queues: Queues[Cluster], named: str
+    cluster: Cluster, queues: Queues, named: str
 ) -> None:
     """By a cluster's URL, a plain one of any of its nodes, several nodes of which one is away, or a user's client."""
     source: Any = {
@@ -46,7 +46,7 @@ async def test_a_queue_is_spread_over_the_nodes_however_they_are_named(
         "several nodes": f"redis://127.0.0.1:1,127.0.0.1:{cluster.nodes[0].port}/0?cluster=true",
         "client": RedisCluster.from_url(cluster.url.partition("?")[0], decode_responses=True),
     }[named]
-    queue = cluster_queues(source, shards=16)
+    queue = queues(source, shards=16)
     done: list[Any] = []
     queue.add_handler(done.append)
     ids = await queue.add_many([{"n": n} for n in range(300)], delay=0)
@@ -59,9 +59,9 @@ async def test_a_queue_is_spread_over_the_nodes_however_they_are_named(
         await source.aclose()
 
 
-async def test_a_killed_primary_costs_no_replicated_capture(cluster: Cluster, cluster_queues: Queues[Cluster]) -> None:
+async def test_a_killed_primary_costs_no_replicated_capture(cluster: Cluster, queues: Queues) -> None:
     """Its replica takes over, work goes on by itself within two node timeouts and 2 s, all acknowledged is run."""
-    async with under_load(cluster_queues, durability="replicated", shards=4) as load:
+    async with under_load(queues, durability="replicated", shards=4) as load:
         began = monotonic()
         killed = primary_of_shard(cluster, 0)
         killed.kill()
@@ -72,10 +72,10 @@ async def test_a_killed_primary_costs_no_replicated_capture(cluster: Cluster, cl
 
 
 async def test_captures_of_a_killed_primary_wait_in_the_spool_and_come_once(
-    cluster: Cluster, cluster_queues: Queues[Cluster], tmp_path: Path
+    cluster: Cluster, queues: Queues, tmp_path: Path
 ) -> None:
     """While its replica takes over no capture fails, and no letter is there twice; each key stays in its order."""
-    queue = cluster_queues(shards=4, durability="replicated", spool_dir=str(tmp_path), operation_timeout=0.5)
+    queue = queues(shards=4, durability="replicated", spool_dir=str(tmp_path), operation_timeout=0.5)
     await queue.open()
     killed, ids, n = primary_of_shard(cluster, 0), list[str](), 0
 
@@ -119,9 +119,9 @@ async def answers(queue: DeadLetterQueue, shard: int) -> bool:
     raise AssertionError("there is no such letter")
 
 
-async def test_planned_failovers_are_invisible(cluster: Cluster, cluster_queues: Queues[Cluster]) -> None:
+async def test_planned_failovers_are_invisible(cluster: Cluster, queues: Queues) -> None:
     """Each primary hands over to its replica in turn: no error reaches the producer, no letter is lost or run twice."""
-    async with under_load(cluster_queues, shards=4) as load:
+    async with under_load(queues, shards=4) as load:
         for primary in cluster.primaries():
             [replica] = cluster.replicas_of(primary)
             replica.client.execute_command("CLUSTER", "FAILOVER")
@@ -132,11 +132,9 @@ async def test_planned_failovers_are_invisible(cluster: Cluster, cluster_queues:
         assert max(load.ran.values()) == 1
 
 
-async def test_a_capture_goes_to_another_node_when_its_home_is_away(
-    cluster: Cluster, cluster_queues: Queues[Cluster]
-) -> None:
+async def test_a_capture_goes_to_another_node_when_its_home_is_away(cluster: Cluster, queues: Queues) -> None:
     """One whose id the engine makes, at once; one that a caller may repeat waits for its home, and is there once."""
-    queue = cluster_queues(shards=4, operation_timeout=10.0)
+    queue = queues(shards=4, operation_timeout=10.0)
     await queue.open()
     away = primary_of_shard(cluster, 0)
     theirs = {shard for shard in range(4) if primary_of_shard(cluster, shard) is away}
@@ -157,9 +155,9 @@ def home(queue: DeadLetterQueue, event_id: str) -> int:
     return store.home_of(NewLetter(event_id=event_id, type="", payload=b""))
 
 
-async def test_a_shard_whose_node_is_away_pauses_alone(cluster: Cluster, cluster_queues: Queues[Cluster]) -> None:
+async def test_a_shard_whose_node_is_away_pauses_alone(cluster: Cluster, queues: Queues) -> None:
     """A node hangs, nobody takes over (failovers are off): letters of the others run as before."""
-    worker, producer = cluster_queues(shards=4, operation_timeout=1.0), cluster_queues(shards=4)
+    worker, producer = queues(shards=4, operation_timeout=1.0), queues(shards=4)
     done: list[int] = []
     worker.add_handler(done.append)
     away = primary_of_shard(cluster, 0)
@@ -203,9 +201,9 @@ async def move_keys(slot: int, source: LocalNode, target: LocalNode, nodes: Sequ
         node.client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", target.id)
 
 
-async def test_slots_that_move_key_by_key_cost_nothing(cluster: Cluster, cluster_queues: Queues[Cluster]) -> None:
+async def test_slots_that_move_key_by_key_cost_nothing(cluster: Cluster, queues: Queues) -> None:
     """ASK and TRYAGAIN are a pause: under load every slot of the queue moves to the next node, and no error is seen."""
-    async with under_load(cluster_queues, shards=4, operation_timeout=10.0) as load:
+    async with under_load(queues, shards=4, operation_timeout=10.0) as load:
         for slot in slots_of("default", 4):
             primaries = cluster.primaries()
             source = cluster.primary_of(slot)
@@ -216,15 +214,12 @@ async def test_slots_that_move_key_by_key_cost_nothing(cluster: Cluster, cluster
         assert max(load.ran.values()) == 1
 
 
-async def test_slots_that_move_at_once_to_a_new_node_cost_nothing(
-    cluster: Cluster, cluster_queues: Queues[Cluster]
-) -> None:
+async def test_slots_that_move_at_once_to_a_new_node_cost_nothing(cluster: Cluster, queues: Queues) -> None:
     """Valkey's atomic migration, to a node that had no slots and that nobody knew."""
     if cluster.version < (9, 0):
         pytest.skip("atomic slot migration came with Valkey 9")
     with Cluster(cluster.name) as grown:
-        made = Queues(grown)
-        async with under_load(made, shards=4) as load:
+        async with queues_on(grown) as made, under_load(made, shards=4) as load:
             new = grown.add_empty_primary()
             for slot in slots_of("default", 4):
                 source = grown.primary_of(slot)
@@ -234,7 +229,6 @@ async def test_slots_that_move_at_once_to_a_new_node_cost_nothing(
             assert load.errors == []
             assert max(load.ran.values()) == 1
             assert len(new.client.keys("*:letters")) == 4
-        await made.close()
 
 
 def _serves(node: LocalNode, slot: int) -> bool:

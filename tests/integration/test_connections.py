@@ -2,17 +2,18 @@
 
 import logging
 import random
+from collections import Counter
 from contextlib import suppress
 from typing import Any
 
 import anyio
 import pytest
-from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from tests.integration.conftest import Queues
 from tests.support.loops import BOTH_LOOPS
+from tests.support.places import Place
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.waiting import eventually, running
@@ -36,7 +37,7 @@ async def test_a_workers_connections_are_bounded(queues: Queues, shards: int) ->
                     group.start_soon(lambda: queue.add_many([{}] * 10, delay=0))
             most = max(most, len(queues.connections()))
         await eventually(lambda: _is_empty(queue))
-    assert most <= shards + COMMANDS + HEARTBEATS
+    assert most <= shards + (COMMANDS + HEARTBEATS) * len(queues.place.clients())
 
 
 async def _is_empty(queue: DeadLetterQueue) -> bool:
@@ -64,27 +65,33 @@ async def test_an_idle_worker_asks_little_of_its_server(queues: Queues) -> None:
     """No error, no new connection, and a few commands a second and shard."""
     queue = queues(shards=4)
     queue.add_handler(lambda event: None)
-    client = queues.server.client
     async with running(queue):
         await anyio.sleep(0.3)
-        before = client.info("stats")
-        errors_before = client.info("errorstats")
+        before, errors_before = stats_of(queues.place, "stats"), stats_of(queues.place, "errorstats")
         await anyio.sleep(2)
-        after = client.info("stats")
-        assert client.info("errorstats") == errors_before
+        after = stats_of(queues.place, "stats")
+        assert stats_of(queues.place, "errorstats") == errors_before
     assert after["total_connections_received"] == before["total_connections_received"]
     per_shard_and_second = (after["total_commands_processed"] - before["total_commands_processed"]) / 4 / 2
     assert per_shard_and_second < 60  # commands inside scripts are counted, too
 
 
+def stats_of(place: Place, section: str) -> Counter[str]:
+    """What INFO counts in that section, of all nodes together."""
+    counts: Counter[str] = Counter()
+    for client in place.clients():
+        for name, count in client.info(section).items():
+            counts[name] += count["count"] if isinstance(count, dict) else int(count)
+    return counts
+
+
 @pytest.mark.parametrize("protocol", [2, 3])
 @pytest.mark.parametrize("decode", [False, True], ids=["bytes", "decoded"])
 async def test_whatever_the_users_client_says_the_engine_has_its_own_connections(
-    queues: Queues, server: Server, protocol: int, decode: bool
+    queues: Queues, place: Place, protocol: int, decode: bool
 ) -> None:
     """RESP2 or 3, decoded or not, with retries, timeouts and a health check of the user's."""
-    client = Redis(
-        unix_socket_path=str(server.socket_path),
+    client = place.users_client(
         protocol=protocol,
         decode_responses=decode,
         socket_timeout=0.001,
@@ -92,7 +99,6 @@ async def test_whatever_the_users_client_says_the_engine_has_its_own_connections
         retry=Retry(NoBackoff(), 3),
         client_name="the user's",
         max_connections=1,
-        single_connection_client=False,
     )
     queue = queues(client)
     done: list[Any] = []
@@ -113,9 +119,9 @@ async def test_the_database_of_a_url_is_used(queues: Queues, server: Server) -> 
     assert (report.clean, report.letters) == (True, 1)
 
 
-async def test_options_of_the_engine_beat_those_of_the_user(server: Server) -> None:
+async def test_options_of_the_engine_beat_those_of_the_user(place: Place) -> None:
     """No retries, no health checks, bytes, a timeout: for each connection of each lane."""
-    client = Redis.from_url(server.url, decode_responses=True, health_check_interval=5)
+    client = place.users_client(decode_responses=True, health_check_interval=5)
     node = Node(seeds_of(client).targets[0], timeout_s=1.25, client_name="uno-dlq-x")
     seen = {}
     for lane in SIZES:
@@ -163,10 +169,10 @@ async def test_cancelled_calls_cross_no_replies_and_leak_no_connection(server: S
         await eventually(lambda: proxy.open_connections == 0)
 
 
-async def test_hundreds_of_resets_leak_nothing(queues: Queues, server: Server) -> None:
+async def test_hundreds_of_resets_leak_nothing(queues: Queues, place: Place) -> None:
     """Connections in use return to none, and the proxy sees none left open."""
-    with Proxy(server.url) as proxy:
-        queue = queues(proxy.url)
+    with Proxy(place.url) as proxy:
+        queue = queues(proxy.redis)
         stop = False
 
         async def use() -> None:
@@ -189,15 +195,17 @@ async def test_hundreds_of_resets_leak_nothing(queues: Queues, server: Server) -
 
 
 async def test_no_password_is_told_while_the_network_fails(
-    queues: Queues, server: Server, caplog: pytest.LogCaptureFixture
+    queues: Queues, place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A worker that logs in with one, through resets and silence: its log has none of it."""
     caplog.set_level(logging.DEBUG)
-    server.client.execute_command("ACL", "SETUSER", "rich", "on", ">s3cr3tpw", "~*", "&*", "+@all")
+    for client in place.clients():
+        client.execute_command("ACL", "SETUSER", "rich", "on", ">s3cr3tpw", "~*", "&*", "+@all")
     try:
-        with Proxy(server.url) as proxy:
-            url = proxy.url.replace("unix://", "unix://rich:s3cr3tpw@")
-            queue = queues(url, operation_timeout=0.3, lease_seconds=0.6)
+        with Proxy(place.url) as proxy:
+            queue = queues(
+                proxy.users_client(username="rich", password="s3cr3tpw"), operation_timeout=0.3, lease_seconds=0.6
+            )
             done: list[Any] = []
             queue.add_handler(done.append)
             async with running(queue):
@@ -214,7 +222,8 @@ async def test_no_password_is_told_while_the_network_fails(
         assert "s3cr3tpw" not in caplog.text
         assert "s3cr3tpw" not in repr(queue) + repr(queue.config)
     finally:
-        server.client.execute_command("ACL", "DELUSER", "rich")
+        for client in place.clients():
+            client.execute_command("ACL", "DELUSER", "rich")
 
 
 async def _can_add(queue: DeadLetterQueue) -> bool:

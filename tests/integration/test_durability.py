@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.conftest import Queues
+from tests.support.places import Place
 from tests.support.servers import Server
 from tests.support.waiting import eventually
 from uno.event_bus.dead_letter import ConfigError, DeadLetterQueue, NotReplicated, PartialCapture
@@ -74,22 +75,24 @@ async def _is_confirmed(queue: DeadLetterQueue, letter_id: str = "") -> bool:
         return False
 
 
-async def test_without_replicas_nothing_is_confirmed(queues: Queues) -> None:
+async def test_without_replicas_nothing_is_confirmed(queues: Queues, server: Server) -> None:
     """A single server cannot replicate: each capture says so."""
-    await eventually(lambda: not queues.server.client.info("replication")["connected_slaves"])  # of an earlier test
+    await eventually(lambda: not server.client.info("replication")["connected_slaves"])  # of an earlier test
     with pytest.raises(NotReplicated, match="0 of 1 replicas"):
         await queues(durability="replicated", operation_timeout=0.2).add({}, delay=60)
 
 
-async def test_an_fsynced_capture_needs_a_server_with_an_aof(queues: Queues, server: Server) -> None:
+async def test_an_fsynced_capture_needs_a_server_with_an_aof(queues: Queues, place: Place) -> None:
     """Without one, or before Redis 7.2, the queue does not open, and says what is allowed."""
     queue = queues(durability="fsynced", durable_replicas=0)
     with pytest.raises(ConfigError, match="durability=fsynced needs"):
         await queue.add({}, delay=60)
-    if server.version >= (7, 2):
-        server.client.config_set("appendonly", "yes")
+    if place.version >= (7, 2):
+        for client in place.clients():
+            client.config_set("appendonly", "yes")
         try:
             # Until its first rewrite is done, the server fsyncs nothing.
             await eventually(lambda: _is_confirmed(queue), within_s=10)
         finally:
-            server.client.config_set("appendonly", "no")
+            for client in place.clients():
+                client.config_set("appendonly", "no")

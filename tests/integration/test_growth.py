@@ -7,7 +7,7 @@ import pytest
 
 from tests.integration.conftest import Queues
 from tests.support.load import finish, under_load
-from tests.support.servers import Server
+from tests.support.places import Place
 from tests.support.waiting import eventually
 from uno.event_bus.dead_letter import ConfigError, DeadLetterConfig, DeadLetterQueue, LayoutMismatch
 from uno.event_bus.dead_letter.store.layout import queue_key, shard_key
@@ -17,7 +17,7 @@ async def shards_of(queue: DeadLetterQueue) -> int:
     return (await queue.stats()).shards
 
 
-async def test_a_repeat_finds_its_letter_in_its_home_of_before(queues: Queues, server: Server) -> None:
+async def test_a_repeat_finds_its_letter_in_its_home_of_before(queues: Queues, place: Place) -> None:
     """By event id, alone and in a batch, from the process that grew the queue and from one that follows it."""
     queue, other = queues(shards=1), queues(shards=1)
     names = [f"event-{n}" for n in range(50)]
@@ -57,9 +57,7 @@ async def test_a_queue_grows_under_load(queues: Queues) -> None:
 
 
 @pytest.mark.parametrize("steps", range(6))
-async def test_a_growth_whose_maker_died_is_ended_by_whoever_meets_it(
-    queues: Queues, server: Server, steps: int
-) -> None:
+async def test_a_growth_whose_maker_died_is_ended_by_whoever_meets_it(queues: Queues, place: Place, steps: int) -> None:
     """After any number of its steps; letters of before are found, and those of after have their homes."""
     queue, maker = queues(shards=1), queues(shards=1)
     id = await queue.add({}, event_id="before", delay=60)
@@ -68,7 +66,7 @@ async def test_a_growth_whose_maker_died_is_ended_by_whoever_meets_it(
     assert await store._record.grow(found, 4, "begin")
     for index in [1, 2, 3, 0][:steps]:
         key = shard_key("default", index, "meta")
-        server.client.hset(
+        place.client.hset(
             key, mapping={"format": 1, "protocol": 1, "epoch": 2, "mark": "0-0"} if index else {"epoch": 2}
         )
     if steps < 4:
@@ -76,7 +74,7 @@ async def test_a_growth_whose_maker_died_is_ended_by_whoever_meets_it(
     assert await queue.add({}, event_id="before", delay=60) == id
     assert await queue.add({}, event_id="after", delay=60) != id
     await eventually(partial(_has, queue, 4))
-    assert server.client.hget(queue_key("default", "layout"), "growing") is None
+    assert place.client.hget(queue_key("default", "layout"), "growing") is None
 
 
 async def _has(queue: DeadLetterQueue, shards: int) -> bool:
@@ -100,5 +98,5 @@ async def test_the_next_deploy_with_the_old_count_starts(queues: Queues) -> None
         assert await shards_of(queues(shards=shards)) == 8
     for shards in (1, 16):
         with pytest.raises(LayoutMismatch, match="shards"):
-            async with DeadLetterQueue(queues.server.url, DeadLetterConfig(shards=shards)):
+            async with DeadLetterQueue(queues.place.url, DeadLetterConfig(shards=shards)):
                 pass

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -15,11 +16,10 @@ import attrs
 import msgspec
 import pydantic
 import pytest
-from redis.asyncio import Redis
 
 from tests.integration.conftest import Queues
+from tests.support.places import Place
 from tests.support.proxy import Proxy
-from tests.support.servers import Server
 from tests.support.waiting import eventually
 from uno.event_bus.dead_letter import (
     ConfigError,
@@ -277,10 +277,10 @@ async def test_twenty_captures_of_one_event_at_a_time_are_one_letter(queues: Que
     assert len(set(ids)) == 1
 
 
-async def test_an_add_whose_reply_is_lost_is_captured_once(queues: Queues, server: Server) -> None:
+async def test_an_add_whose_reply_is_lost_is_captured_once(queues: Queues, place: Place) -> None:
     """The engine repeats it, and the capture key makes the repeat the same letter."""
-    with Proxy(server.url) as proxy:
-        queue = queues(proxy.url)
+    with Proxy(place.url) as proxy:
+        queue = queues(proxy.redis)
         await queue.open()
         proxy.lose_replies("add", 1)
         id = await queue.add({"n": 1}, delay=60)
@@ -289,10 +289,10 @@ async def test_an_add_whose_reply_is_lost_is_captured_once(queues: Queues, serve
         await queue.aclose()
 
 
-async def test_without_a_memory_an_add_whose_reply_is_lost_is_not_repeated(queues: Queues, server: Server) -> None:
+async def test_without_a_memory_an_add_whose_reply_is_lost_is_not_repeated(queues: Queues, place: Place) -> None:
     """With ``dedupe_window=0`` a repeat could be a second letter: the caller hears that the outcome is unknown."""
-    with Proxy(server.url) as proxy:
-        queue = queues(proxy.url, dedupe_window=0)
+    with Proxy(place.url) as proxy:
+        queue = queues(proxy.redis, dedupe_window=0)
         await queue.add({"n": 0}, delay=60)
         proxy.lose_replies("add", 1)
         with pytest.raises(StoreUnavailable) as failed:
@@ -367,24 +367,26 @@ async def test_a_shards_limit_follows_the_count_of_shards_that_the_queue_has(que
     """A process that still says the earlier count must not let each of the shards hold an earlier share."""
     queue = queues(shards=4, max_queue_size=40)
     await queue.open()
-    queues.server.client.hset("dlq:{default}:layout", "home_shards", 1)
+    queues.place.client.hset("dlq:{default}:layout", "home_shards", 1)
     old = queues(shards=1, max_queue_size=40)
     with pytest.raises(PartialCapture) as partial:
         await old.add_many([{"n": n} for n in range(200)], delay=60)
     assert len(partial.value.ids) <= 44
 
 
-async def test_a_server_without_memory_refuses_captures_and_lets_work_go_on(queues: Queues, server: Server) -> None:
+async def test_a_server_without_memory_refuses_captures_and_lets_work_go_on(
+    queues: Queues, limit_memory: Callable[[str], None]
+) -> None:
     """`QueueFull` for the producer; what was captured is worked off, and then there is room again."""
     queue = queues()
     queue.add_handler(lambda event: None)
     await queue.add_many([b"x" * 2000] * 300, delay=0)
-    server.client.config_set("maxmemory", "1mb")
+    limit_memory("1mb")
     with pytest.raises(QueueFull, match="out of memory"):
         await queue.add({"n": 1})
     report = await queue.process()
     assert report.resolved == 300
-    server.client.config_set("maxmemory", "0")
+    limit_memory("0")
     await queue.add({"n": 1}, delay=60)
 
 
@@ -463,36 +465,41 @@ async def test_first_calls_at_the_same_time_share_one_set_of_connections(queues:
     async with anyio.create_task_group() as group:
         for n in range(20):
             group.start_soon(partial(queue.add, {"n": n}, delay=60))
-    assert len(queues.connections()) <= SIZES["commands"] + SIZES["work"] + SIZES["heartbeats"]
+    most = SIZES["commands"] + SIZES["work"] + SIZES["heartbeats"]
+    assert len(queues.connections()) <= most * len(queues.place.clients())
     await queue.aclose()
     assert await eventually(lambda: not queues.connections())
 
 
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning", "ignore:loop is closed:ResourceWarning")
 @pytest.mark.filterwarnings("ignore:.*Transport:pytest.PytestUnraisableExceptionWarning")
-def test_a_queue_serves_one_event_loop_after_another(server: Server) -> None:
+def test_a_queue_serves_one_event_loop_after_another(place: Place) -> None:
     """As scripts and test suites have it: `asyncio.run`, and again, without closing in between.
 
     The connections of an ended loop are dropped, not kept for ever.
     """
-    queue = DeadLetterQueue(server.url, DeadLetterConfig(queue="loops", shards=2))
+    queue = DeadLetterQueue(place.url, DeadLetterConfig(queue="loops", shards=2))
     ids = [asyncio.run(queue.add({"n": n}, delay=60)) for n in range(5)]
 
     async def check() -> int:
         assert (await queue.stats()).open == len(set(ids)) == 5
         assert (await queue.verify()).clean
         gc.collect()
-        names = [row["name"] for row in server.client.client_list()]
+        names = [row["name"] for row in place.connections()]
         await queue.aclose()
         return names.count("uno-dlq-loops")
 
-    assert asyncio.run(check()) <= 4
+    assert asyncio.run(check()) <= 4 * len(place.clients())
 
 
-def test_event_loops_in_several_threads_share_a_queue(server: Server) -> None:
+def test_event_loops_in_several_threads_share_a_queue(place: Place) -> None:
     """Each has connections of its own, and keeps them."""
-    queue = DeadLetterQueue(server.url, DeadLetterConfig(queue="loops", shards=2))
-    before = server.client.info("stats")["total_connections_received"]
+    queue = DeadLetterQueue(place.url, DeadLetterConfig(queue="loops", shards=2))
+
+    def connected() -> int:
+        return sum(int(client.info("stats")["total_connections_received"]) for client in place.clients())
+
+    before = connected()
 
     async def add_some() -> list[str]:
         ids = [await queue.add({}, delay=60) for _ in range(20)]
@@ -502,7 +509,7 @@ def test_event_loops_in_several_threads_share_a_queue(server: Server) -> None:
     with ThreadPoolExecutor(4) as threads:
         found = [future.result() for future in [threads.submit(asyncio.run, add_some()) for _ in range(4)]]
     assert len({id for ids in found for id in ids}) == 80
-    assert server.client.info("stats")["total_connections_received"] - before <= 4 * 3
+    assert connected() - before <= 4 * 3 * len(place.clients())
 
 
 async def test_ids_that_are_no_texts_are_taken_as_theirs(queues: Queues) -> None:
@@ -514,10 +521,10 @@ async def test_ids_that_are_no_texts_are_taken_as_theirs(queues: Queues) -> None
     assert (letter.event_id, letter.subscription) == (str(number), "7")
 
 
-async def test_an_outcome_is_unknown_when_any_of_the_tries_may_have_run(queues: Queues, server: Server) -> None:
+async def test_an_outcome_is_unknown_when_any_of_the_tries_may_have_run(queues: Queues, place: Place) -> None:
     """The reply is lost, and then the network: that the last try was not sent says nothing of the first."""
-    with Proxy(server.url) as proxy:
-        queue = queues(proxy.url, operation_timeout=0.5)
+    with Proxy(place.url) as proxy:
+        queue = queues(proxy.redis, shards=1, operation_timeout=0.5)
         await queue.add({}, delay=60)  # a connection is there
         proxy.lose_replies("add", 1)
         proxy.refusing = True
@@ -530,9 +537,9 @@ async def test_an_outcome_is_unknown_when_any_of_the_tries_may_have_run(queues: 
         await queue.aclose()
 
 
-async def test_clients_as_users_build_them_serve(queues: Queues, server: Server) -> None:
+async def test_clients_as_users_build_them_serve(queues: Queues, place: Place) -> None:
     """With ``decode_responses``, RESP2, a retry of their own; the engine leaves them open and as they were."""
-    client = Redis.from_url(server.url, decode_responses=True, protocol=2)
+    client = place.users_client(decode_responses=True, protocol=2)
     queue = queues(client)
     id = await queue.add(b"\xff\xfe", delay=60)
     assert (await queue.get(id)).payload == b"\xff\xfe"
@@ -544,14 +551,14 @@ async def test_clients_as_users_build_them_serve(queues: Queues, server: Server)
     await client.aclose()
 
 
-async def test_a_password_is_never_shown(queues: Queues, server: Server, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_password_is_never_shown(queues: Queues, place: Place, caplog: pytest.LogCaptureFixture) -> None:
     """Not in a repr, an error or a log line: with a server that refuses it, and one that is not there."""
     secret = "s3cr3t/#@"
     caplog.set_level(logging.DEBUG)
     said: list[str] = []
     for url, kind in (
         ("redis://user:s3cr3t%2F%23%40@localhost:1/0", StoreUnavailable),
-        (f"unix://user:s3cr3t%2F%23%40@{server.socket_path}", ConfigError),
+        (place.url_of("user", "s3cr3t%2F%23%40"), ConfigError),
     ):
         config = DeadLetterConfig(redis_url=url, operation_timeout=0.2)
         queue = DeadLetterQueue(url, config)

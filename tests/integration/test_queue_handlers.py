@@ -577,7 +577,7 @@ async def test_a_parked_unhandled_letter_is_run_after_a_redrive(queues: Queues) 
 @pytest.fixture
 def look(queues: Queues, new_shard: Any) -> Look:
     """The first shard of a queue that has one."""
-    return Look(queues.server.client, new_shard())
+    return Look(queues.place.client, new_shard())
 
 
 async def test_a_plain_xadd_from_anywhere_is_a_letter(queues: Queues, look: Look) -> None:
@@ -619,7 +619,7 @@ async def test_a_payload_that_cannot_be_decoded_is_parked_at_once(queues: Queues
         raise AssertionError("never called")
 
     id = await queue.add(payload, delay=0, type="Order")
-    look = Look(queues.server.client, (await queue._store()).shards[int(id[0])])
+    look = Look(queues.place.client, (await queue._store()).shards[int(id[0])])
     entry = look.fields(id)
     assert entry[entry.index(b"payload") + 1] == payload
     assert (await queue.process()).parked == 1

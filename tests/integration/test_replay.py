@@ -7,8 +7,8 @@ import anyio
 import pytest
 
 from tests.integration.conftest import Queues
+from tests.support.places import Place
 from tests.support.proxy import Proxy
-from tests.support.servers import Server
 from tests.support.waiting import eventually, running
 from uno.event_bus.dead_letter import (
     ConfigError,
@@ -247,10 +247,10 @@ async def test_a_cancelled_replay_gives_its_letters_back(queues: Queues) -> None
     assert (stats.leased, stats.open, stats.totals["retried"], stats.totals["crashed"]) == (0, 20, 0, 0)
 
 
-async def test_a_replay_goes_on_after_a_short_outage(queues: Queues, server: Server) -> None:
+async def test_a_replay_goes_on_after_a_short_outage(queues: Queues, place: Place) -> None:
     """Pages and takes that failed are asked for again: every letter runs once."""
-    with Proxy(server.url) as proxy:
-        queue = queues(proxy.url, shards=2, operation_timeout=0.2, lease_seconds=60)
+    with Proxy(place.url) as proxy:
+        queue = queues(proxy.redis, shards=2, operation_timeout=0.2, lease_seconds=60)
         ran: Counter[int] = Counter()
 
         async def outage() -> None:
@@ -280,11 +280,11 @@ async def test_a_replay_goes_on_after_a_short_outage(queues: Queues, server: Ser
 
 @pytest.mark.parametrize("state", [LetterState.PARKED, LetterState.SCHEDULED, LetterState.WAITING])
 async def test_a_replay_runs_letters_that_were_taken_by_a_call_whose_reply_was_lost(
-    queues: Queues, server: Server, state: LetterState
+    queues: Queues, place: Place, state: LetterState
 ) -> None:
     """They are leased, and nobody knows: the replay finds them, and takes them again."""
-    with Proxy(server.url) as proxy:
-        queue = queues(proxy.url, shards=1, lease_seconds=60)
+    with Proxy(place.url) as proxy:
+        queue = queues(proxy.redis, shards=1, lease_seconds=60)
         done: list[int] = []
         queue.add_handler(done.append)
         await _letters_in(queue, state, 12)
@@ -298,11 +298,11 @@ async def test_a_replay_runs_letters_that_were_taken_by_a_call_whose_reply_was_l
 
 @pytest.mark.parametrize("verb", ["scan", "take"])
 async def test_a_replay_that_gives_up_settles_what_is_done_and_gives_back_the_rest(
-    queues: Queues, server: Server, verb: str
+    queues: Queues, place: Place, verb: str
 ) -> None:
     """The error is `StoreUnavailable` itself, and no letter is left to its lease."""
-    with Proxy(server.url) as proxy:
-        queue, onlooker = queues(proxy.url, shards=1, operation_timeout=0.2, lease_seconds=3), queues(shards=1)
+    with Proxy(place.url) as proxy:
+        queue, onlooker = queues(proxy.redis, shards=1, operation_timeout=0.2, lease_seconds=3), queues(shards=1)
 
         @queue.handler()
         async def handle(event: int) -> None:

@@ -5,6 +5,7 @@ from functools import partial
 
 from tests.integration.conftest import Queues
 from tests.support.clusters import Cluster
+from tests.support.servers import Server
 from tests.support.waiting import eventually
 from uno.event_bus.dead_letter import Where
 from uno.event_bus.dead_letter.store.local_node import LocalNode
@@ -26,10 +27,10 @@ def every_node_names_replicas(cluster: Cluster) -> bool:
     return all(len(row) > 3 for rows in maps for row in rows)
 
 
-async def test_only_verbs_that_look_ask_replicas(cluster: Cluster, cluster_queues: Queues[Cluster]) -> None:
+async def test_only_verbs_that_look_ask_replicas(cluster: Cluster, queues: Queues) -> None:
     """`get`, `letters` and `stats` leave the primaries alone; what changes letters, and `verify`, the replicas."""
     await eventually(partial(every_node_names_replicas, cluster), within_s=20)
-    queue = cluster_queues(shards=4, read_from="replica")
+    queue = queues(shards=4, read_from="replica")
     ids = await queue.add_many([{"n": n} for n in range(40)], delay=60)
     replicas, primaries = replicas_of(cluster), cluster.primaries()
 
@@ -53,9 +54,9 @@ async def test_only_verbs_that_look_ask_replicas(cluster: Cluster, cluster_queue
     assert scripts_run(replicas) == looked
 
 
-async def test_a_primary_answers_for_replicas_that_do_not(cluster: Cluster, cluster_queues: Queues[Cluster]) -> None:
+async def test_a_primary_answers_for_replicas_that_do_not(cluster: Cluster, queues: Queues) -> None:
     """Replicas that hang, or are gone, cost one timeout a shard; then the primaries are asked."""
-    queue = cluster_queues(shards=4, read_from="replica", operation_timeout=0.5)
+    queue = queues(shards=4, read_from="replica", operation_timeout=0.5)
     await queue.add_many([{"n": n} for n in range(20)], delay=60)
     first, *others = replicas_of(cluster)
     first.send(signal.SIGSTOP)
@@ -65,7 +66,7 @@ async def test_a_primary_answers_for_replicas_that_do_not(cluster: Cluster, clus
     assert sum([1 async for _ in queue.letters()]) == 20
 
 
-async def test_one_server_has_no_replica_to_ask(queues: Queues) -> None:
+async def test_one_server_has_no_replica_to_ask(server: Server, queues: Queues) -> None:
     """The setting does no harm there."""
     queue = queues(read_from="replica")
     id = await queue.add({})

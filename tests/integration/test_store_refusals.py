@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.conftest import Queues
 from tests.support.cli import APP, Cli
-from tests.support.servers import Server
+from tests.support.places import Place
 from tests.support.waiting import running
 from uno.event_bus.dead_letter import (
     ConfigError,
@@ -32,16 +32,17 @@ WRONG = "wr0ng-word"
 
 
 @pytest.fixture
-def guarded(server: Server) -> Iterator[Server]:
-    """The server, with users that come and go with the test."""
-    server.client.execute_command("ACL", "SETUSER", "shop", "on", f">{PASSWORD}", "~*", "&*", "+@all")
-    yield server
-    server.client.execute_command("ACL", "DELUSER", "shop")
+def guarded(place: Place) -> Iterator[Place]:
+    """The place, with a user that comes and goes with the test."""
+    for client in place.clients():
+        client.execute_command("ACL", "SETUSER", "shop", "on", f">{PASSWORD}", "~*", "&*", "+@all")
+    yield place
+    for client in place.clients():
+        client.execute_command("ACL", "DELUSER", "shop")
 
 
-def queue_of(server: Server, password: str = PASSWORD) -> DeadLetterQueue:
-    url = server.url.replace("unix://", f"unix://shop:{password}@")
-    return DeadLetterQueue(url, DeadLetterConfig(shards=1, operation_timeout=5))
+def queue_of(place: Place, password: str = PASSWORD) -> DeadLetterQueue:
+    return DeadLetterQueue(place.url_of("shop", password), DeadLetterConfig(shards=1, operation_timeout=5))
 
 
 async def refused(queue: DeadLetterQueue) -> DeadLetterError:
@@ -58,36 +59,39 @@ async def refused(queue: DeadLetterQueue) -> DeadLetterError:
     return caught.value
 
 
-async def test_a_wrong_password_is_a_setting_to_mend(guarded: Server) -> None:
+async def test_a_wrong_password_is_a_setting_to_mend(guarded: Place) -> None:
     """Waiting would not help."""
     error = await refused(queue_of(guarded, WRONG))
     assert type(error) is ConfigError
-    assert str(guarded.socket_path) in str(error)
+    assert guarded.address in str(error)
 
 
-async def test_a_password_that_is_missing_is_a_setting_to_mend(guarded: Server) -> None:
+async def test_a_password_that_is_missing_is_a_setting_to_mend(guarded: Place) -> None:
     """NOAUTH: the server asks every user for one."""
-    guarded.client.config_set("requirepass", PASSWORD)
+    for client in guarded.clients():
+        client.config_set("requirepass", PASSWORD)
     try:
         error = await refused(DeadLetterQueue(guarded.url, DeadLetterConfig(shards=1)))
     finally:
-        guarded.client.config_set("requirepass", "")
+        for client in guarded.clients():
+            client.config_set("requirepass", "")
     assert type(error) is ConfigError
 
 
 @pytest.mark.parametrize(("right", "command"), [("-evalsha", "evalsha"), ("-xadd", "xadd")])
-async def test_a_user_without_a_right_learns_which(guarded: Server, right: str, command: str) -> None:
+async def test_a_user_without_a_right_learns_which(guarded: Place, right: str, command: str) -> None:
     """Of a command that the engine sends, as of one that a script runs."""
     queue = queue_of(guarded)
     await queue.open()
-    guarded.client.execute_command("ACL", "SETUSER", "shop", right)
+    for client in guarded.clients():
+        client.execute_command("ACL", "SETUSER", "shop", right)
     error = await refused(queue)
     assert type(error) is PermissionDenied
     if guarded.version >= (7, 2) or command == "evalsha":
         assert command in str(error).lower()
 
 
-async def test_what_no_repeat_helps_is_a_store_error(guarded: Server) -> None:
+async def test_what_no_repeat_helps_is_a_store_error(guarded: Place) -> None:
     """A key of another type, here; the message says what Redis said."""
     queue = queue_of(guarded)
     await queue.open()
@@ -100,12 +104,12 @@ async def test_what_no_repeat_helps_is_a_store_error(guarded: Server) -> None:
 
 @pytest.mark.parametrize("command", ["worker", "list"])
 def test_a_command_exits_2_on_a_wrong_password(
-    guarded: Server, tmp_path_factory: pytest.TempPathFactory, command: str
+    guarded: Place, tmp_path_factory: pytest.TempPathFactory, command: str
 ) -> None:
     """A worker that waited for ever would look as if Redis were away."""
     folder = tmp_path_factory.mktemp("shop")
     (folder / "shop.py").write_text(APP)
-    cli = Cli(guarded.url.replace("unix://", f"unix://shop:{WRONG}@"))
+    cli = Cli(guarded.url_of("shop", WRONG))
     process = cli.spawn(command, *(["--app", "shop:queue"] if command == "worker" else []), cwd=folder)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 2

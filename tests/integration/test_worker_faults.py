@@ -1,125 +1,43 @@
 """Faults of server and network under a running worker: it goes on by itself soon after they are over."""
 
-import itertools
 import logging
 import signal
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from time import monotonic
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
 import pytest
 
-from tests.integration.conftest import Queues
-from tests.support import binaries
+from tests.integration.conftest import Queues, queues_on
+from tests.support.load import RESUMES_S, finish, under_load
+from tests.support.places import Place
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
-from tests.support.waiting import SOON_S, eventually, running
+from tests.support.waiting import eventually, running
 from uno.event_bus.dead_letter import DeadLetterError, DeadLetterQueue, QueueFull
 from uno.event_bus.dead_letter.store.layout import SHARD_KEYS, shard_key
-
-RESUMES_S = 5.0
-"""Work goes on within this long after healing."""
-
-
-class Load:
-    """A worker at work, and a producer that captures one event after another and knows which were acknowledged."""
-
-    def __init__(self, worker: DeadLetterQueue, producer: DeadLetterQueue) -> None:
-        self.worker, self.producer = worker, producer
-        self.acknowledged: set[int] = set()
-        self.ran: Counter[int] = Counter()
-        self.errors: list[DeadLetterError] = []
-        self._numbers = itertools.count()
-        self._producing = True
-        worker.add_handler(self._handle)
-
-    async def _handle(self, event: int) -> None:
-        self.ran[event] += 1
-        await anyio.sleep(0.001)
-
-    async def produce(self) -> None:
-        while self._producing:
-            number = next(self._numbers)
-            while self._producing:
-                try:
-                    await self.producer.add(number, event_id=str(number), delay=0)
-                except DeadLetterError as error:  # the outcome may be unknown: again, with the same event id
-                    self.errors.append(error)
-                    await anyio.sleep(0.02)
-                else:
-                    self.acknowledged.add(number)
-                    break
-            await anyio.sleep(0.002)
-
-    def end(self) -> None:
-        self._producing = False
-
-    async def resumed(self) -> float:
-        """Wait until a letter that was captured from now on has been run; return the seconds that took."""
-        began = monotonic()
-        number = next(self._numbers)
-        while True:
-            try:
-                await self.producer.add(number, event_id=str(number), delay=0)
-                break
-            except DeadLetterError:
-                await anyio.sleep(0.02)
-        self.acknowledged.add(number)
-        await eventually(lambda: self.ran[number], within_s=SOON_S)
-        return monotonic() - began
-
-    async def settled(self) -> None:
-        """Wait until every letter has come to its end."""
-        await eventually(self._is_empty)
-
-    async def _is_empty(self) -> bool:
-        return (await self.producer.stats()).open == 0
-
-
-@asynccontextmanager
-async def under_load(queues: Queues, worker_url: str | None = None, **settings: Any) -> AsyncIterator[Load]:
-    """Load while the block runs; after it every letter comes to its end."""
-    settings = {"lease_seconds": 1.0, "operation_timeout": 1.0, "concurrency": 20} | settings
-    load = Load(queues(worker_url, **settings), queues(**settings))
-    async with running(load.worker), anyio.create_task_group() as group:
-        group.start_soon(load.produce)
-        await eventually(lambda: len(load.ran) > 20)
-        yield load
-        load.end()
-        group.cancel_scope.cancel()
-
-
-async def finish(load: Load) -> None:
-    """After the fault: work resumes soon; every letter that was acknowledged has been run."""
-    took = await load.resumed()
-    assert took < RESUMES_S, took
-    load.end()
-    await load.settled()
-    assert not load.acknowledged - set(load.ran)
-
 
 # -- faults that lose nothing -----------------------------------------------------------------------------
 
 
-async def test_client_kill_storms_are_survived(queues: Queues, server: Server) -> None:
+async def test_client_kill_storms_are_survived(queues: Queues, place: Place) -> None:
     """Every connection is closed every 50 ms for two seconds: nothing is lost, and no letter runs twice at a time."""
     async with under_load(queues) as load:
         for _ in range(40):
-            server.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            for client in place.clients():
+                client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
             await anyio.sleep(0.05)
         await finish(load)
 
 
 async def test_script_flush_every_50_ms_is_invisible(
-    queues: Queues, server: Server, caplog: pytest.LogCaptureFixture
+    queues: Queues, place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     """NOSCRIPT is one more round trip: no error reaches the producer, nothing is logged, nothing runs twice."""
     async with under_load(queues) as load:
         for _ in range(30):
-            server.client.script_flush()
+            for client in place.clients():
+                client.script_flush()
             await anyio.sleep(0.05)
         await finish(load)
         assert load.errors == []
@@ -141,12 +59,7 @@ async def test_a_server_that_hangs_for_two_leases_is_waited_for(queues: Queues, 
         assert (await load.producer.stats()).totals["crashed"] == 0
 
 
-@pytest.mark.parametrize("round", range(2))
-async def test_an_outage_counts_no_crash_of_letters_whose_workers_live(
-    queues: Queues,
-    server: Server,
-    round: int,  # noqa: A002
-) -> None:
+async def test_an_outage_counts_no_crash_of_letters_whose_workers_live(queues: Queues, server: Server) -> None:
     """Handlers run while the server hangs for two leases: what was asked for during the outage comes too late to harm.
 
     Their workers could not renew the leases, so the letters may run again; but nobody died.
@@ -181,29 +94,27 @@ async def _is_empty(queue: DeadLetterQueue) -> bool:
     return (await queue.stats()).open == 0
 
 
-@pytest.fixture(params=binaries.chosen())
-def restartable(request: pytest.FixtureRequest) -> Any:
+@pytest.fixture
+def restartable(server: Server) -> Iterator[Server]:
     """A server of the test's own, with its data on disk."""
-    with Server(request.param, "--appendonly", "yes", "--appendfsync", "always") as server:
-        yield server
+    with Server(server.name, "--appendonly", "yes", "--appendfsync", "always") as made:
+        yield made
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 async def test_a_server_that_restarts_loses_no_acknowledged_letter(restartable: Server, number: signal.Signals) -> None:
     """With its data on disk; down for a second, with the worker at work."""
-    queues = Queues(restartable)
-    async with under_load(queues) as load:
+    async with queues_on(restartable) as queues, under_load(queues) as load:
         restartable.stop(number)
         await anyio.sleep(1.0)
         await anyio.to_thread.run_sync(restartable.start)
         await finish(load)
-    await queues.close()
 
 
-async def test_a_silent_network_is_noticed_and_left(queues: Queues, server: Server) -> None:
+async def test_a_silent_network_is_noticed_and_left(queues: Queues, place: Place) -> None:
     """Nothing passes for two leases and nobody says so: new connections serve soon after it heals."""
-    with Proxy(server.url) as proxy:
-        async with under_load(queues, proxy.url) as load:
+    with Proxy(place.url) as proxy:
+        async with under_load(queues, proxy.redis) as load:
             proxy.silence()
             await anyio.sleep(2.2)
             proxy.heal()
@@ -212,10 +123,10 @@ async def test_a_silent_network_is_noticed_and_left(queues: Queues, server: Serv
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_a_network_of_delays_and_resets_loses_nothing(queues: Queues, server: Server, seed: int) -> None:
+async def test_a_network_of_delays_and_resets_loses_nothing(queues: Queues, place: Place, seed: int) -> None:
     """Every chunk is late by up to 10 ms, every 150 ms all connections are reset."""
-    with Proxy(server.url, seed=seed) as proxy:
-        async with under_load(queues, proxy.url) as load:
+    with Proxy(place.url, seed=seed) as proxy:
+        async with under_load(queues, proxy.redis) as load:
             proxy.max_delay_s = 0.01
             for _ in range(12):
                 await anyio.sleep(0.15)
@@ -226,16 +137,16 @@ async def test_a_network_of_delays_and_resets_loses_nothing(queues: Queues, serv
 
 
 async def test_an_outage_is_said_once_and_not_by_every_role_for_ever(
-    queues: Queues, server: Server, caplog: pytest.LogCaptureFixture
+    queues: Queues, place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Four shards, five roles each, 2.5 s without an answer: a line a cause, and one when it is over."""
+    """Four shards, five roles each, 1.5 s without an answer: a line a cause, and one when it is over."""
     caplog.set_level(logging.INFO)
-    with Proxy(server.url) as proxy:
-        async with under_load(queues, proxy.url, shards=4, operation_timeout=0.2) as load:
+    with Proxy(place.url) as proxy:
+        async with under_load(queues, proxy.redis, shards=4, operation_timeout=0.2) as load:
             caplog.clear()
             proxy.refusing = True
             proxy.reset_all()
-            await anyio.sleep(2.5)
+            await anyio.sleep(1.5)
             proxy.heal()
             await finish(load)
             await eventually(lambda: any(line.startswith("over after") for line in caplog.messages))
@@ -247,26 +158,15 @@ async def test_an_outage_is_said_once_and_not_by_every_role_for_ever(
     assert 1 <= len(said) - len(failures) <= 3, said
 
 
-@pytest.fixture
-def limited(server: Server) -> Iterator[Server]:
-    """A server whose memory a test limits; without `allow-oom` a full one may refuse the verbs that drain, too."""
-    if server.version < (7, 0):
-        pytest.skip("Redis 6.2 refuses some of this on a full server")
-    try:
-        yield server
-    finally:
-        server.client.config_set("maxmemory", 0)
-
-
-async def test_a_server_without_memory_goes_on_draining(queues: Queues, limited: Server) -> None:
+async def test_a_server_without_memory_goes_on_draining(queues: Queues, limit_memory: Callable[[str], None]) -> None:
     """The producer hears `QueueFull`; workers settle what there is, retries and parking included."""
     async with under_load(queues) as load:
         failing = load.worker.add_handler(_fail, "failing", retry=[0.01, 0.01])
         await load.producer.add_many(list(range(20)), type="failing", delay=0)
-        limited.client.config_set("maxmemory", "1mb")
+        limit_memory("1mb")
         await eventually(lambda: any(isinstance(error, QueueFull) for error in load.errors))
         await eventually(lambda: _parked(load.producer, 20))
-        limited.client.config_set("maxmemory", 0)
+        limit_memory("0")
         assert await load.resumed() < RESUMES_S
         load.end()
         await eventually(lambda: _open(load.producer, 20))
@@ -286,12 +186,12 @@ async def _open(queue: DeadLetterQueue, count: int) -> bool:
     return (await queue.stats()).open == count
 
 
-async def test_a_destroyed_group_costs_no_letter_and_no_second_end(queues: Queues, server: Server) -> None:
+async def test_a_destroyed_group_costs_no_letter_and_no_second_end(queues: Queues, place: Place) -> None:
     """Ten times during load: leases are gone, the letters are found again by repair."""
     async with under_load(queues) as load:
         for _ in range(10):
             for shard in range(2):
-                server.client.xgroup_destroy(shard_key("default", shard, "letters"), "workers")
+                place.client.xgroup_destroy(shard_key("default", shard, "letters"), "workers")
             await anyio.sleep(0.1)
         await finish(load)
         totals = (await load.producer.stats()).totals
@@ -302,16 +202,16 @@ async def test_a_destroyed_group_costs_no_letter_and_no_second_end(queues: Queue
 
 
 @pytest.mark.parametrize("what", ["stream", "everything"])
-async def test_work_goes_on_after_a_deletion(queues: Queues, server: Server, what: str) -> None:
+async def test_work_goes_on_after_a_deletion(queues: Queues, place: Place, what: str) -> None:
     """Letters that were there are lost and counted as such; later ones are run."""
     async with under_load(queues) as load:
         scheduled = await load.producer.add_many(list(range(10)), type="scheduled", delay=3600)
         assert len(scheduled) == 10
         if what == "stream":
             for shard in range(2):
-                server.client.delete(shard_key("default", shard, "letters"))
+                place.client.delete(shard_key("default", shard, "letters"))
         else:
-            server.client.flushall()
+            place.client.flushall()
         assert await load.resumed() < RESUMES_S
         load.end()
         await load.settled()
@@ -330,13 +230,13 @@ async def _is_clean(queue: DeadLetterQueue) -> bool:
 
 @pytest.mark.parametrize("name", [name for name in SHARD_KEYS if name not in ("holds", "outcomes", "edits")])
 async def test_a_key_of_another_type_stops_its_shard_and_no_other_until_it_is_gone(
-    queues: Queues, server: Server, name: str
+    queues: Queues, place: Place, name: str
 ) -> None:
     """The other shard's letters are run meanwhile; after the key is deleted, so are this one's."""
     async with under_load(queues) as load:
         load.end()
         key = shard_key("default", 0, name)
-        server.client.set(key, "x") if name != "dedupe_a" else server.client.set(shard_key("default", 0, name), "x")
+        place.client.set(key, "x")
         home: dict[int, str] = {}
 
         async def keeps_serving() -> bool:
@@ -352,7 +252,7 @@ async def test_a_key_of_another_type_stops_its_shard_and_no_other_until_it_is_go
             return True
 
         await eventually(keeps_serving)
-        server.client.delete(key)
+        place.client.delete(key)
         for _ in range(6):
             assert await load.resumed() < RESUMES_S
         await load.settled()
@@ -361,14 +261,16 @@ async def test_a_key_of_another_type_stops_its_shard_and_no_other_until_it_is_go
         assert queues.lost_externally == 0 or name in ("letters", "meta")
 
 
-async def test_a_reader_without_rights_says_so_without_a_password(queues: Queues, server: Server) -> None:
+async def test_a_reader_without_rights_says_so_without_a_password(queues: Queues, place: Place) -> None:
     """NOPERM is told as what it is."""
-    server.client.execute_command("ACL", "SETUSER", "poor", "on", ">s3cr3t", "+@connection", "+info", "~*")
+    for client in place.clients():
+        client.execute_command("ACL", "SETUSER", "poor", "on", ">s3cr3t", "+@connection", "+info", "~*")
     try:
-        queue = queues(f"unix://poor:s3cr3t@{server.socket_path}", operation_timeout=0.5)
+        queue = queues(place.url_of("poor", "s3cr3t"), operation_timeout=0.5)
         with pytest.raises(DeadLetterError) as refused:
             await queue.add({})
         assert "s3cr3t" not in str(refused.value)
         assert "perm" in str(refused.value).lower()
     finally:
-        server.client.execute_command("ACL", "DELUSER", "poor")
+        for client in place.clients():
+            client.execute_command("ACL", "DELUSER", "poor")

@@ -12,8 +12,8 @@ import pytest
 
 from tests.integration.conftest import Queues
 from tests.support.look import Look
+from tests.support.places import Place
 from tests.support.proxy import Proxy
-from tests.support.servers import Server
 from tests.support.waiting import eventually, running, running_in_a_thread
 from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue, Letter
 
@@ -22,7 +22,7 @@ async def resolved(queue: DeadLetterQueue, count: int) -> bool:
     return (await queue.stats()).totals["resolved"] == count
 
 
-async def test_a_handler_that_runs_for_ten_leases_runs_once(queues: Queues) -> None:
+async def test_a_handler_that_runs_for_six_leases_runs_once(queues: Queues) -> None:
     """On the loop or in a thread: heartbeats keep it from a second worker, which looks for work all the time."""
     lease_s = 0.6
     one, two = queues(lease_seconds=lease_s), queues(lease_seconds=lease_s)
@@ -30,11 +30,11 @@ async def test_a_handler_that_runs_for_ten_leases_runs_once(queues: Queues) -> N
 
     async def slow(event: Any) -> None:
         runs.append("async")
-        await anyio.sleep(10 * lease_s)
+        await anyio.sleep(6 * lease_s)
 
     def slow_in_thread(event: Any) -> None:
         runs.append("thread")
-        time.sleep(10 * lease_s)
+        time.sleep(6 * lease_s)
 
     for queue in (one, two):
         queue.add_handler(slow, "async")
@@ -71,7 +71,7 @@ async def test_letters_that_wait_here_for_a_slot_keep_their_leases(queues: Queue
 
 
 async def test_a_handler_whose_heartbeat_is_cut_is_cancelled_before_another_worker_starts(
-    queues: Queues, server: Server
+    queues: Queues, place: Place
 ) -> None:
     """Only the heartbeats' lane falls silent: everything else of that worker goes on, and that must not help it.
 
@@ -90,8 +90,8 @@ async def test_a_handler_whose_heartbeat_is_cut_is_cancelled_before_another_work
 
         return handle
 
-    with Proxy(server.url) as proxy:
-        cut, whole = queues(proxy.url, lease_seconds=lease_s, shards=1), queues(lease_seconds=lease_s, shards=1)
+    with Proxy(place.url) as proxy:
+        cut, whole = queues(proxy.redis, lease_seconds=lease_s, shards=1), queues(lease_seconds=lease_s, shards=1)
         cut.add_handler(handler("cut"))
         whole.add_handler(handler("whole"))
         async with running(cut) as worker:
@@ -129,18 +129,18 @@ async def test_a_lease_is_renewed_every_third_of_its_length(queues: Queues) -> N
         await began.wait()
         until = monotonic() + 2 * lease_s
         while monotonic() < until:
-            [row] = queues.server.client.xpending_range(key, "workers", "-", "+", 1)
+            [row] = queues.place.client.xpending_range(key, "workers", "-", "+", 1)
             oldest_s = max(oldest_s, row["time_since_delivered"] / 1000)
             await anyio.sleep(0.01)
         release.set()
     assert 0.2 * lease_s < oldest_s < 0.6 * lease_s
 
 
-async def test_short_silences_of_the_heartbeats_keep_the_lease(queues: Queues, server: Server) -> None:
+async def test_short_silences_of_the_heartbeats_keep_the_lease(queues: Queues, place: Place) -> None:
     """A quarter of a lease long, at any moment: the next beat comes in time. So does a beat whose reply is lost."""
     lease_s = 1.6
-    with Proxy(server.url) as proxy:
-        queue, other = queues(proxy.url, lease_seconds=lease_s, shards=1), queues(lease_seconds=lease_s, shards=1)
+    with Proxy(place.url) as proxy:
+        queue, other = queues(proxy.redis, lease_seconds=lease_s, shards=1), queues(lease_seconds=lease_s, shards=1)
         runs: list[int] = []
 
         @queue.handler()
@@ -174,7 +174,7 @@ async def test_a_new_worker_takes_nothing_back_before_it_was_in_touch_for_a_leas
     await queue.add({}, delay=0)
     shard = (await queue._store()).shards[0]
     await shard.take("another worker", 1)
-    look = Look(queues.server.client, shard)
+    look = Look(queues.place.client, shard)
     look.age(60_000)
     began = monotonic()
     async with running(queue):
@@ -184,22 +184,22 @@ async def test_a_new_worker_takes_nothing_back_before_it_was_in_touch_for_a_leas
     assert (await queue.stats()).totals["crashed"] == 1
 
 
-async def test_a_flood_of_commands_does_not_delay_heartbeats(queues: Queues, server: Server) -> None:
+async def test_a_flood_of_commands_does_not_delay_heartbeats(queues: Queues, place: Place) -> None:
     """Two hundred callers wait for the connections of a slow network: heartbeats have their own."""
-    with Proxy(server.url) as proxy:
-        queue = queues(proxy.url, lease_seconds=1.2, concurrency=5, shards=1, operation_timeout=10)
+    with Proxy(place.url) as proxy:
+        queue = queues(proxy.redis, lease_seconds=1.2, concurrency=5, shards=1, operation_timeout=10)
         runs: list[int] = []
 
         @queue.handler("slow")
         async def slow(event: int) -> None:
             runs.append(event)
-            await anyio.sleep(4)
+            await anyio.sleep(3)
 
         async with running(queue):
             await queue.add(1, type="slow", delay=0)
             await eventually(lambda: runs)
             proxy.max_delay_s = 0.1
-            until = monotonic() + 3
+            until = monotonic() + 2.4
 
             async def flood() -> None:
                 while monotonic() < until:
@@ -216,7 +216,7 @@ async def test_a_flood_of_commands_does_not_delay_heartbeats(queues: Queues, ser
 
 
 async def test_a_blocked_event_loop_loses_its_letters_and_settles_none_of_them(
-    queues: Queues, server: Server, caplog: pytest.LogCaptureFixture
+    queues: Queues, place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Blocked for three leases: another worker takes over; what the blocked one says later changes nothing.
 
@@ -236,7 +236,7 @@ async def test_a_blocked_event_loop_loses_its_letters_and_settles_none_of_them(
         time.sleep(3 * lease_s)  # noqa: ASYNC251 - the fault
 
     def other() -> DeadLetterQueue:
-        made = DeadLetterQueue(server.url, config)
+        made = DeadLetterQueue(place.url, config)
 
         def wait(event: object) -> None:
             by.append("other")
@@ -356,7 +356,7 @@ async def test_a_lease_taken_by_a_stranger_is_given_up(queues: Queues) -> None:
         id = await queue.add({}, delay=0)
         await eventually(lambda: runs)
         key = (await queue._store()).shards[0].key("letters")
-        queues.server.client.xclaim(key, "workers", "a stranger", 0, [id.partition("-")[2]])
+        queues.place.client.xclaim(key, "workers", "a stranger", 0, [id.partition("-")[2]])
         await eventually(lambda: resolved(queue, 1))
     assert len(runs) == 2
     assert (await queue.stats()).totals["crashed"] == 1
@@ -378,8 +378,8 @@ async def test_xack_and_xdel_by_a_stranger_are_survived(queues: Queues) -> None:
         deleted = await queue.add("deleted", delay=0)
         await eventually(lambda: len(runs) == 2)
         key = (await queue._store()).shards[0].key("letters")
-        queues.server.client.xack(key, "workers", acked.partition("-")[2])
-        queues.server.client.xdel(key, deleted.partition("-")[2])
+        queues.place.client.xack(key, "workers", acked.partition("-")[2])
+        queues.place.client.xdel(key, deleted.partition("-")[2])
         queues.lost_externally = 1
         await eventually(lambda: resolved(queue, 1))
         await eventually(lambda: _lost(queue))

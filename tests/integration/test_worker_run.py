@@ -12,8 +12,8 @@ import pytest
 from tests.integration.conftest import Queues
 from tests.support.holding import Records
 from tests.support.loops import BOTH_LOOPS
+from tests.support.places import Place
 from tests.support.proxy import Proxy
-from tests.support.servers import Server
 from tests.support.waiting import eventually, running
 from uno.event_bus.dead_letter import DeadLetterQueue, Letter, LetterState
 
@@ -307,10 +307,10 @@ async def test_a_worker_that_is_cancelled_twice_still_gives_its_letters_back(que
     assert (stats.leased, stats.scheduled + stats.waiting) == (0, 5)
 
 
-async def test_a_stop_before_the_first_reply_ends_the_worker(queues: Queues, server: Server) -> None:
+async def test_a_stop_before_the_first_reply_ends_the_worker(queues: Queues, place: Place) -> None:
     """The server is silent from the start: the worker ends all the same."""
-    with Proxy(server.url) as proxy:
-        queue = queues(proxy.url, operation_timeout=0.5)
+    with Proxy(place.url) as proxy:
+        queue = queues(proxy.redis, operation_timeout=0.5)
         await queue.open()
         proxy.silence()
         stop = anyio.Event()
@@ -343,10 +343,10 @@ async def test_an_error_of_a_handler_that_is_being_cancelled_is_no_resolution(qu
     assert (stats.open, stats.leased, stats.totals["resolved"]) == (1, 0, 0)
 
 
-async def test_a_suspect_on_its_way_is_not_forgotten_by_a_stop(queues: Queues, server: Server) -> None:
+async def test_a_suspect_on_its_way_is_not_forgotten_by_a_stop(queues: Queues, place: Place) -> None:
     """The stop comes while the reply of its `take` is under way: the letter is given back, not left to its lease."""
-    with Proxy(server.url) as proxy:
-        queue, onlooker = queues(proxy.url, shards=1, lease_seconds=2), queues(shards=1)
+    with Proxy(place.url) as proxy:
+        queue, onlooker = queues(proxy.redis, shards=1, lease_seconds=2), queues(shards=1)
         queue.add_handler(lambda event: None)
         id = await queue.add({}, delay=0)
         shard = (await queue._store()).shards[0]
@@ -404,7 +404,7 @@ async def test_consumers_of_ended_workers_do_not_pile_up(queues: Queues) -> None
     key = (await queue._store()).shards[0].key("letters")
 
     def consumers() -> int:
-        return len(queues.server.client.xinfo_consumers(key, "workers"))
+        return len(queues.place.client.xinfo_consumers(key, "workers"))
 
     assert consumers() >= 5
     async with running(queue):
@@ -463,10 +463,10 @@ async def _is_empty(queue: DeadLetterQueue) -> bool:
     return (await queue.stats()).open == 0
 
 
-async def test_a_take_whose_reply_is_lost_is_released(queues: Queues, server: Server) -> None:
+async def test_a_take_whose_reply_is_lost_is_released(queues: Queues, place: Place) -> None:
     """The heartbeat finds leases that nobody here knows of, and gives them back: no crash is counted."""
-    with Proxy(server.url) as proxy:
-        queue = queues(proxy.url, shards=1, lease_seconds=1.5)
+    with Proxy(place.url) as proxy:
+        queue = queues(proxy.redis, shards=1, lease_seconds=1.5)
         done: list[Any] = []
         queue.add_handler(done.append)
         async with running(queue):
@@ -480,12 +480,12 @@ async def test_a_take_whose_reply_is_lost_is_released(queues: Queues, server: Se
 
 
 async def test_a_settle_that_is_not_answered_for_long_is_not_called_stale(
-    queues: Queues, server: Server, caplog: pytest.LogCaptureFixture
+    queues: Queues, place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No reply comes through for longer than a call lasts: its repeat is refused, and nobody knows by whose doing."""
     records = Records()
-    with Proxy(server.url) as proxy:
-        queue = queues(proxy.url, shards=1, operation_timeout=0.3, recorder=records)
+    with Proxy(place.url) as proxy:
+        queue = queues(proxy.redis, shards=1, operation_timeout=0.3, recorder=records)
         ran: list[Any] = []
         queue.add_handler(ran.append)
         async with running(queue) as worker:
@@ -503,10 +503,10 @@ async def test_a_settle_that_is_not_answered_for_long_is_not_called_stale(
         await queue.aclose()
 
 
-async def test_a_settle_whose_reply_is_lost_ends_the_letter_once(queues: Queues, server: Server) -> None:
+async def test_a_settle_whose_reply_is_lost_ends_the_letter_once(queues: Queues, place: Place) -> None:
     """Its repeat is refused by the fence, and the totals count one end."""
-    with Proxy(server.url) as proxy:
-        queue = queues(proxy.url, shards=1)
+    with Proxy(place.url) as proxy:
+        queue = queues(proxy.redis, shards=1)
         ran: list[Any] = []
         queue.add_handler(ran.append)
         async with running(queue):

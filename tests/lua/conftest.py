@@ -5,6 +5,13 @@ import pytest
 from tests.support.look import Look
 from tests.support.servers import Server
 from uno.event_bus.dead_letter.store.shard import Shard
+from uno.event_bus.dead_letter.store.topology import Topology
+
+
+@pytest.fixture
+def topology(server: Server, topology: Topology) -> Topology:
+    """Of one server: a shard lies on one node, whatever there is beside it."""
+    return topology
 
 
 @pytest.fixture

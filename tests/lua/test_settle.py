@@ -104,12 +104,12 @@ async def test_another_consumer_or_token_changes_nothing(
 
 
 @pytest.mark.parametrize("verb", Verb)
-@pytest.mark.parametrize("place", [Verb.RETRY, Verb.PARK])
+@pytest.mark.parametrize("first", [Verb.RETRY, Verb.PARK])
 async def test_a_lease_that_is_over_changes_nothing(
-    place: Verb, verb: Verb, shard: Shard, look: Look, leased: list[str]
+    first: Verb, verb: Verb, shard: Shard, look: Look, leased: list[str]
 ) -> None:
     """A late outcome, or one that is repeated: LOST, the letter stays where it went."""
-    await settle(shard, leased[0], place)
+    await settle(shard, leased[0], first)
     before = look.snapshot()
     assert await settle(shard, leased[0], verb) is Verdict.LOST
     assert look.snapshot() == before

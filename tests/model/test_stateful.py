@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 
 from tests.model.plain import PlainLetter, PlainShard
 from tests.support.clean import verified
-from tests.support.servers import Server
+from tests.support.places import Place
 from uno.event_bus.dead_letter.letter import Letter, LetterState, NewLetter, Verb
 from uno.event_bus.dead_letter.store.browse import scan, stats
 from uno.event_bus.dead_letter.store.connect import seeds_of
@@ -43,13 +43,13 @@ ANY = st.integers(0, 1_000_000)
 class ShardBesideModel(RuleBasedStateMachine):
     """The real shard, driven by its typed methods, and the model."""
 
-    server: Server
+    place: Place
 
     def __init__(self) -> None:
         super().__init__()
-        self.server.client.flushall()
+        self.place.client.flushall()
         self.runner = asyncio.Runner()
-        self.topology = Topology(seeds_of(self.server.url), timeout_s=5.0)
+        self.topology = Topology(seeds_of(self.place.url), timeout_s=5.0)
         self.now_ms = START_MS
         self.shard = Shard("default", 0, self.topology, Layout(FORMAT, 1, 1, LEASE_MS, 1), now_us=START_MS * 1000)
         self.model = PlainShard(window_ms=WINDOW_MS, max_crashes=MAX_CRASHES)
@@ -172,7 +172,7 @@ class ShardBesideModel(RuleBasedStateMachine):
             assert letter.lease is not None
             letter.runs_out = True
             key, name = self.shard.key("letters"), self.shard.stream_id(id)
-            self.server.client.xclaim(key, "workers", letter.lease[0], 0, [name], idle=LEASE_MS + 1, justid=True)
+            self.place.client.xclaim(key, "workers", letter.lease[0], 0, [name], idle=LEASE_MS + 1, justid=True)
         suspects, parked = self.model.reclaim(self.now_ms)
         found = self.run(self.shard.reclaim(lease_ms=LEASE_MS, max_crashes=MAX_CRASHES))
         assert found == (b"0-0", suspects, parked, self.now_ms)
@@ -237,7 +237,7 @@ class ShardBesideModel(RuleBasedStateMachine):
         assert totals == self.model.totals
         states = {state: len(self.model.in_state(state)) for state in LetterState if state is not LetterState.WAITING}
         assert {state: said[state.value] for state in states} == states
-        groups = self.server.client.hgetall(self.shard.key("groups"))
+        groups = self.place.client.hgetall(self.shard.key("groups"))
         assert {name.decode(): int(count) for name, count in groups.items()} == self.model.by_fingerprint()
 
     @invariant()
@@ -258,9 +258,9 @@ class ShardBesideModel(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(360 + EXAMPLES)  # to shrink a failure may take five minutes
-def test_a_shard_is_as_its_model(server: Server) -> None:
+def test_a_shard_is_as_its_model(place: Place) -> None:
     """Random calls of every verb are answered as the model says, and leave what it says."""
-    machine = type("ShardBesideModel", (ShardBesideModel,), {"server": server})
+    machine = type("ShardBesideModel", (ShardBesideModel,), {"place": place})
     run_state_machine_as_test(
         machine,
         settings=settings(

@@ -76,11 +76,11 @@ class Load:
 
 @asynccontextmanager
 async def under_load(
-    queues: Callable[..., DeadLetterQueue], worker_url: str | None = None, **settings: Any
+    queues: Callable[..., DeadLetterQueue], workers_redis: Any = None, **settings: Any
 ) -> AsyncIterator[Load]:
     """Load while the block runs; after it every letter comes to its end."""
     settings = {"lease_seconds": 1.0, "operation_timeout": 1.0, "concurrency": 20} | settings
-    load = Load(queues(worker_url, **settings), queues(**settings))
+    load = Load(queues(workers_redis, **settings), queues(**settings))
     async with running(load.worker), anyio.create_task_group() as group:
         group.start_soon(load.produce)
         await eventually(lambda: len(load.ran) > 20)

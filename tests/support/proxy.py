@@ -1,4 +1,4 @@
-"""A network between an engine and its server that a test may harm: delays, cuts, silences, lost replies.
+"""A network between an engine and its servers that a test may harm: delays, cuts, silences, lost replies.
 
 It runs on a thread and an event loop of its own, so that a test may block its loop. All random choices come
 from a seed.
@@ -16,6 +16,11 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+import redis
+from redis.asyncio.cluster import RedisCluster
+
+from uno.event_bus.dead_letter.store.connect import Address
+from uno.event_bus.dead_letter.store.local_node import HOST
 from uno.event_bus.dead_letter.store.scripts import script
 
 CHUNK = 65_536
@@ -42,15 +47,30 @@ class _Wire:
             writer.transport.abort()
 
 
+def _nodes_of(url: str) -> list[Address]:
+    """Where the nodes of a cluster are, as one of them tells."""
+    with redis.Redis.from_url(url.partition("?")[0]) as client:
+        rows = client.execute_command("CLUSTER SLOTS")
+    return sorted({(host.decode(), port) for _, _, *nodes in rows for host, port, *_ in nodes})
+
+
 class Proxy:
-    """Listens on a unix socket (`url`) and passes everything on to the server of `target_url`, ``unix://…``."""
+    """Passes everything on to the server of `target_url`, or to each node of a cluster, ``redis://…?cluster=true``.
+
+    `redis` is what a queue is given to go this way.
+    """
 
     def __init__(self, target_url: str, *, seed: int = 1) -> None:
-        self._target = urlsplit(target_url).path
+        self._target_url = target_url
+        self._fronts: dict[Address, Address] = {}
+        """Node → where to go instead."""
+        self._behind: dict[int, Address] = {}
+        """The port of each front → its node."""
         self._random = random.Random(seed)
         self._folder = Path(tempfile.mkdtemp(prefix="uno-proxy-"))
         self.path = self._folder / "proxy.sock"
         self.url = f"unix://{self.path}"
+        """Of one server's."""
         self.max_delay_s = 0.0
         """Each chunk, either way, waits for a random time up to this."""
         self.refusing = False
@@ -67,6 +87,18 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="proxy")
         self._started = threading.Event()
+
+    @property
+    def redis(self) -> str | RedisCluster:
+        """The URL; of a cluster, a client whose nodes are reached this way."""
+        return self.users_client() if self._fronts else self.url
+
+    def users_client(self, **options: Any) -> Any:
+        """A client as users of the engine build theirs."""
+        if not self._fronts:
+            return redis.asyncio.Redis(unix_socket_path=str(self.path), **options)
+        host, port = next(iter(self._fronts.values()))
+        return RedisCluster(host, port, address_remap=lambda address: self._fronts.get(address, address), **options)
 
     # -- strokes -------------------------------------------------------------------------------------
 
@@ -148,18 +180,36 @@ class Proxy:
         self._loop.call_soon_threadsafe(run)
         assert done.wait(10)
 
+    async def _listen(self) -> list[asyncio.Server]:
+        if self._target_url.startswith("unix:"):
+            return [await asyncio.start_unix_server(self._connect, str(self.path))]
+        servers = []
+        for address in _nodes_of(self._target_url):
+            servers.append(await asyncio.start_server(self._connect, HOST, 0))
+            self._fronts[address] = servers[-1].sockets[0].getsockname()
+            self._behind[self._fronts[address][1]] = address
+        return servers
+
+    async def _dial(self, client: asyncio.StreamWriter) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to the node before which the client's connection has come in."""
+        if not self._fronts:
+            return await asyncio.open_unix_connection(urlsplit(self._target_url).path)
+        return await asyncio.open_connection(*self._behind[client.get_extra_info("sockname")[1]])
+
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_unix_server(self._connect, str(self.path)))
+        servers = self._loop.run_until_complete(self._listen())
         self._started.set()
         self._loop.run_forever()
-        server.close()
+        for server in servers:
+            server.close()
         for wire in list(self._wires):
             wire.reset()
         tasks = asyncio.all_tasks(self._loop)
         for task in tasks:
             task.cancel()
         self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self._loop.run_until_complete(asyncio.sleep(0))  # sockets are closed one turn after their transports
         self._loop.close()
 
     async def _connect(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
@@ -168,10 +218,13 @@ class Proxy:
             client.transport.abort()
             return
         try:
-            server_reader, server = await asyncio.open_unix_connection(self._target)
+            server_reader, server = await self._dial(client)
         except OSError:
             client.transport.abort()
             return
+        except asyncio.CancelledError:  # the proxy ends
+            client.transport.abort()
+            raise
         wire = _Wire(client, server)
         self._wires.add(wire)
         try:

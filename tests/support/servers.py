@@ -1,7 +1,7 @@
 """Real servers for tests: started on a unix socket in a folder of their own, ended with the test process.
 
 `Server` is a context manager for tests that stop, kill or restart one; all others share the fixtures of
-`tests/conftest.py`, which keep one server of each kind per test process.
+`places.py`, which keep one server of each kind per test process.
 """
 
 import ctypes
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import redis
+import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -56,6 +57,19 @@ class Server:
         self.url = f"unix://{self.socket_path}"
         self._process: subprocess.Popen[bytes] | None = None
         self._client: redis.Redis | None = None
+
+    @property
+    def address(self) -> str:
+        """Where it is, as errors name it."""
+        return str(self.socket_path)
+
+    def url_of(self, user: str, password: str) -> str:
+        """The URL of a user of its own."""
+        return self.url.replace("://", f"://{user}:{password}@")
+
+    def users_client(self, **options: Any) -> redis.asyncio.Redis:
+        """A client as users of the engine build theirs."""
+        return redis.asyncio.Redis(unix_socket_path=str(self.socket_path), **options)
 
     def __repr__(self) -> str:
         return f"Server({self.name}, pid {self.pid if self._process else None})"
@@ -119,6 +133,15 @@ class Server:
                     self._process.send_signal(signal.SIGCONT)
             self._process.wait(10)
             self._process = None
+
+    def clients(self) -> list[Any]:
+        """A client of each node, for what is of no key: here of the one."""
+        return [self.client]
+
+    def keys(self, pattern: str = "*") -> list[bytes]:
+        """The keys that there are."""
+        keys: list[bytes] = self.client.keys(pattern)
+        return keys
 
     def connections(self) -> list[dict[str, str]]:
         """What the server says of each connection."""

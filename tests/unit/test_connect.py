@@ -46,8 +46,7 @@ def test_a_target_keeps_how_the_users_client_connects() -> None:
     assert (options["socket_timeout"], options["socket_connect_timeout"], pool.max_connections) == (2.5, 1.0, 3)
     assert options["decode_responses"] is False
     assert (
-        target_of("unix:///x.sock").pool(name="n", size=1, timeout_s=1).connection_class
-        is UnixDomainSocketConnection
+        target_of("unix:///x.sock").pool(name="n", size=1, timeout_s=1).connection_class is UnixDomainSocketConnection
     )
 
 

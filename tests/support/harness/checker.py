@@ -136,9 +136,7 @@ class _Checker:
         figures.unresolved = len(unknown - acknowledged)
         acknowledged_as = {line.letter: line.event for line in self._by["ok"]}
         crossed = {
-            line.letter
-            for line in self._by["start"]
-            if acknowledged_as.get(line.letter, line.event) != line.event
+            line.letter for line in self._by["start"] if acknowledged_as.get(line.letter, line.event) != line.event
         }
         figures.unexpected = len(crossed)
         runs = Counter(line.event for line in self._by["end"] if line.note == "ok")
@@ -154,7 +152,9 @@ class _Checker:
         }
         # Refused, but after a try without an answer: that one may have been it.
         tries = Counter((line.letter, line.token, line.actor) for line in self._by["settling"])
-        ended |= {self._event_of.get(letter, "") for (letter, token, actor) in refused if tries[letter, token, actor] > 1}
+        ended |= {
+            self._event_of.get(letter, "") for (letter, token, actor) in refused if tries[letter, token, actor] > 1
+        }
         return ended | {event for event, _ in self._end.open.values()}
 
     # -- ends ----------------------------------------------------------------------------------------
@@ -204,8 +204,11 @@ class _Checker:
     # -- leftovers and books -------------------------------------------------------------------------
 
     def _leftovers(self) -> None:
-        left = {letter: (event, state) for letter, (event, state) in self._end.open.items()
-                if state not in self._end.expected_open}
+        left = {
+            letter: (event, state)
+            for letter, (event, state) in self._end.open.items()
+            if state not in self._end.expected_open
+        }
         self._figures.stuck = len(left)
         for letter, (event, state) in left.items():
             self._note(f"stuck: {event}, {letter} is {state}")

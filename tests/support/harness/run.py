@@ -358,7 +358,9 @@ class Run:
             "unexpected": (figures.unexpected, 0),
         }
         self.failures += [
-            f"{name} is {found}, promised {most}" for name, (found, most) in shown.items() if most is not None and found > most
+            f"{name} is {found}, promised {most}"
+            for name, (found, most) in shown.items()
+            if most is not None and found > most
         ]
         self.failures += figures.books
         slowest = max(self.resumed_s, default=0.0)

@@ -1,6 +1,7 @@
 """The heartbeat of one shard: keeps the leases of this worker, and gives up those that are lost."""
 
 import logging
+from collections.abc import Iterable
 from time import monotonic
 
 import anyio
@@ -41,10 +42,10 @@ class Heartbeat:
         asked_at = monotonic()
         leases = {held.letter.id: held for held in self._session.holdings.all() if held.shard is self._shard}
         pairs = [(id, held.lease.token) for id, held in leases.items()]
-        failure: DeadLetterError | str = "no answer to a heartbeat for a third of a lease"
+        failure: DeadLetterError | str = "no answer to a heartbeat"
         extended: Extended | None = None
         try:
-            with anyio.move_on_after(self._session.lease_s / 3):
+            with anyio.move_on_after(self._patience_s(leases.values())):
                 extended = await self._shard.extend(self._session.consumer, pairs)
         except DeadLetterError as error:
             failure = error
@@ -56,6 +57,12 @@ class Heartbeat:
         self._renew(leases, set(extended.lost), asked_at)
         await self._release_forgotten(extended)
         return True
+
+    def _patience_s(self, leases: Iterable[Held]) -> float:
+        """Return how long to wait for an answer: a third of a lease, and not past the moment to give one up."""
+        lease_s = self._session.lease_s
+        ends = [held.lease.expires_at for held in leases if not held.handled]
+        return min([lease_s / 3, *(max(0.0, end - lease_s / 6 - monotonic()) for end in ends)])
 
     def _renew(self, leases: dict[str, Held], lost: set[str], asked_at: float) -> None:
         given_up = 0
