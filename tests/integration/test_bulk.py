@@ -292,7 +292,7 @@ async def test_an_outage_ends_the_work_and_its_report_is_logged(
 ) -> None:
     """What was heard until then is done; to repeat the call does the rest."""
     with Proxy(place.url) as proxy:
-        queue, producer = queues(proxy.redis, shards=1, operation_timeout=0.2), queues(shards=1)
+        queue, producer = queues(proxy.redis, shards=1, operation_timeout=1.0), queues(shards=1)
         await producer.add_many(list(range(1200)), delay=3600)
         heard: list[Answered] = []
 
