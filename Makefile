@@ -15,7 +15,7 @@ define step
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench cluster test-servers fix lock build clean \
+.PHONY: help demo test check bench cluster test-servers faults fix lock build clean \
 	check-format check-lint check-types check-second check-layers
 
 help: ## List every target
@@ -49,6 +49,9 @@ cluster: .venv/.ready ## Run a Redis Cluster on loopback, 3 primaries and 3 repl
 test-servers: .venv/.ready .venv-servers/.ready ## Run scripts and model on every server; DLQ_TEST_SERVERS names some
 	@DLQ_TEST_SERVERS=$${DLQ_TEST_SERVERS:-all} \
 		$(PYTHON) -m pytest -q -n auto --dist loadgroup $(or $(ARGS),tests/lua tests/model)
+
+faults: .venv/.ready ## Run every fault and every broken engine, about 17 min; ARGS='--rows F1,F6 --seed 7' some of them
+	@$(PYTHON) -m tests.faults $(ARGS)
 
 lock: ## Resolve the dependencies anew (needs uv); ARGS=--upgrade takes the newest
 	@$(COMPILE) pyproject.toml --all-extras --group dev --output-file requirements.lock

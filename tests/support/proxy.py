@@ -21,10 +21,10 @@ from uno.event_bus.dead_letter.store.scripts import script
 CHUNK = 65_536
 
 
-def _is_call(chunk: bytes, verb: str) -> bool:
-    """Whether a request calls this script: by either of its hashes, or with its source."""
+def _marks_of(verb: str) -> tuple[bytes, ...]:
+    """What a request has in it that calls this script: either of its hashes, or its source."""
     called = script(verb)
-    return any(word in chunk for word in (called.sha.encode(), called.plain_sha.encode(), f"-- {verb}: ".encode()))
+    return called.sha.encode(), called.plain_sha.encode(), f"-- {verb}: ".encode()
 
 
 class _Wire:
@@ -57,6 +57,8 @@ class Proxy:
         """New connections are closed at once."""
         self.accepted = 0
         """Connections so far."""
+        self.marks_of = _marks_of
+        """How calls of a script are known; a run of a changed engine has its own way."""
         self._silence: Callable[[bytes], bool] = lambda chunk: False
         self._lose: tuple[str, int] = ("", 0)
         self._wires: set[_Wire] = set()
@@ -71,9 +73,12 @@ class Proxy:
 
         No end is closed: it is as if the network had gone.
         """
-        self._silence = (lambda chunk: _is_call(chunk, verb)) if verb else (lambda chunk: True)
+        self._silence = (lambda chunk: self._calls(chunk, verb)) if verb else (lambda chunk: True)
         if not verb:
             self._in_loop(self._silence_all)
+
+    def _calls(self, chunk: bytes, verb: str) -> bool:
+        return any(mark in chunk for mark in self.marks_of(verb))
 
     def _silence_all(self) -> None:
         for wire in self._wires:
@@ -134,7 +139,7 @@ class Proxy:
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_unix_server(self._connect, str(self.path)))
+        server = self._loop.run_until_complete(self._listen())
         self._started.set()
         self._loop.run_forever()
         server.close()
@@ -146,13 +151,19 @@ class Proxy:
         self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         self._loop.close()
 
+    async def _listen(self) -> asyncio.Server:
+        return await asyncio.start_unix_server(self._connect, str(self.path))
+
+    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_unix_connection(self._target)
+
     async def _connect(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         self.accepted += 1
         if self.refusing:
             client.transport.abort()
             return
         try:
-            server_reader, server = await asyncio.open_unix_connection(self._target)
+            server_reader, server = await self._dial()
         except OSError:
             client.transport.abort()
             return
@@ -173,7 +184,7 @@ class Proxy:
                 if wire.silent:
                     continue
                 verb, times = self._lose
-                if times and _is_call(chunk, verb):
+                if times and self._calls(chunk, verb):
                     self._lose = (verb, times - 1)
                     wire.loses_reply = True
                 await self._pass(chunk, wire.server)
