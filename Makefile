@@ -19,7 +19,7 @@ define step
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench cluster test-servers fix lock build clean \
+.PHONY: help demo test check bench cluster test-servers faults fix lock build clean \
 	check-format check-lint check-types check-second check-layers
 
 help: ## List every target
@@ -61,6 +61,9 @@ test-servers: .venv/.ready .venv-servers/.ready ## Run scripts, model, integrati
 	for server in $$servers; do \
 		echo "== $$server"; DLQ_TEST_SERVERS=$$server $(PYTEST) $(or $(ARGS),$(SERVER_TESTS)) || failed=1; \
 	done; [ -z "$$failed" ]
+
+faults: .venv/.ready ## Run every fault and every broken engine, about 17 min; ARGS='--rows F1,F6 --seed 7' some of them
+	@$(PYTHON) -m tests.faults $(ARGS)
 
 lock: ## Resolve the dependencies anew (needs uv); ARGS=--upgrade takes the newest
 	@$(COMPILE) pyproject.toml --all-extras --group dev --output-file requirements.lock

@@ -115,3 +115,15 @@ async def test_a_registry_that_is_wiped_or_of_another_type_stops_nobody(queues: 
         await eventually(lambda: _is_empty(looking), within_s=10)
         place.client.delete(key)
         await becomes_even(looking, 2)
+
+
+async def test_a_worker_that_serves_fewer_shards_closes_the_connections_that_waited_for_them(queues: Queues) -> None:
+    """Three a node, and one for each shard it serves: also when it once served them all."""
+    looking = worker_of(queues)
+    async with running(worker_of(queues)):
+        await becomes_even(looking, 1)
+        await eventually(lambda: sum("xread" in each for each in queues.connections()) == 8)
+        async with running(worker_of(queues)), running(worker_of(queues)), running(worker_of(queues)):
+            await becomes_even(looking, 4)
+            await looking.aclose()
+            await eventually(lambda: len(queues.connections()) <= 4 * 3 + 8, within_s=5)

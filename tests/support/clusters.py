@@ -74,6 +74,11 @@ class Cluster(LocalCluster):
                 rows += [row | {"id": f"{node.port}-{row['id']}"} for row in node.client.client_list()]
         return rows
 
+    def log(self) -> str:
+        """What the nodes have said, one after the other."""
+        assert self._folder is not None
+        return "\n".join(f"== {path}\n{path.read_text('utf-8', 'replace')}" for path in self._folder.glob("*/*.log"))
+
     def mend(self) -> None:
         """Bring every node back, and wait until each has found its place."""
         for node in self.nodes:

@@ -47,6 +47,10 @@ class Records(Recorder):
         self._note("unknown_settles", letters)
 
     @override
+    def evicting_servers(self, queue: str, servers: int) -> None:
+        self._note("evicting_servers", servers)
+
+    @override
     def threads_left(self, queue: str, threads: int) -> None:
         self._note("threads_left", threads)
 

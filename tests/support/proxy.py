@@ -26,10 +26,10 @@ from uno.event_bus.dead_letter.store.scripts import script
 CHUNK = 65_536
 
 
-def _is_call(chunk: bytes, verb: str) -> bool:
-    """Whether a request calls this script: by either of its hashes, or with its source."""
+def _marks_of(verb: str) -> tuple[bytes, ...]:
+    """What a request has in it that calls this script: either of its hashes, or its source."""
     called = script(verb)
-    return any(word in chunk for word in (called.sha.encode(), called.plain_sha.encode(), f"-- {verb}: ".encode()))
+    return called.sha.encode(), called.plain_sha.encode(), f"-- {verb}: ".encode()
 
 
 class _Wire:
@@ -48,7 +48,10 @@ class _Wire:
 
 
 def _nodes_of(url: str) -> list[Address]:
-    """Where the nodes of a cluster are, as one of them tells."""
+    """Where the server is; of a cluster, where its nodes are, as one of them tells."""
+    if "cluster=true" not in url:
+        parts = urlsplit(url)
+        return [(parts.hostname or HOST, parts.port or 6379)]
     with redis.Redis.from_url(url.partition("?")[0]) as client:
         rows = client.execute_command("CLUSTER SLOTS")
     return sorted({(host.decode(), port) for _, _, *nodes in rows for host, port, *_ in nodes})
@@ -62,7 +65,7 @@ class Proxy:
 
     def __init__(self, target_url: str, *, seed: int = 1) -> None:
         self._target_url = target_url
-        self._fronts: dict[Address, Address] = {}
+        self.fronts: dict[Address, Address] = {}
         """Node → where to go instead."""
         self._behind: dict[int, Address] = {}
         """The port of each front → its node."""
@@ -79,6 +82,8 @@ class Proxy:
         """Connections so far."""
         self.refused = 0
         """Calls that `refuse` had answered with an error, so far."""
+        self.marks_of = _marks_of
+        """How calls of a script are known; a run of a changed engine has its own way."""
         self._silence: Callable[[bytes], bool] = lambda chunk: False
         self._lose: tuple[str, int] = ("", 0)
         self._then_refuse = False
@@ -91,14 +96,14 @@ class Proxy:
     @property
     def redis(self) -> str | RedisCluster:
         """The URL; of a cluster, a client whose nodes are reached this way."""
-        return self.users_client() if self._fronts else self.url
+        return self.users_client() if self.fronts else self.url
 
     def users_client(self, **options: Any) -> Any:
         """A client as users of the engine build theirs."""
-        if not self._fronts:
+        if not self.fronts:
             return redis.asyncio.Redis(unix_socket_path=str(self.path), **options)
-        host, port = next(iter(self._fronts.values()))
-        return RedisCluster(host, port, address_remap=lambda address: self._fronts.get(address, address), **options)
+        host, port = next(iter(self.fronts.values()))
+        return RedisCluster(host, port, address_remap=lambda address: self.fronts.get(address, address), **options)
 
     # -- strokes -------------------------------------------------------------------------------------
 
@@ -107,9 +112,12 @@ class Proxy:
 
         No end is closed: it is as if the network had gone.
         """
-        self._silence = (lambda chunk: _is_call(chunk, verb)) if verb else (lambda chunk: True)
+        self._silence = (lambda chunk: self._calls(chunk, verb)) if verb else (lambda chunk: True)
         if not verb:
             self._in_loop(self._silence_all)
+
+    def _calls(self, chunk: bytes, verb: str) -> bool:
+        return any(mark in chunk for mark in self.marks_of(verb))
 
     def _silence_all(self) -> None:
         for wire in self._wires:
@@ -186,13 +194,13 @@ class Proxy:
         servers = []
         for address in _nodes_of(self._target_url):
             servers.append(await asyncio.start_server(self._connect, HOST, 0))
-            self._fronts[address] = servers[-1].sockets[0].getsockname()
-            self._behind[self._fronts[address][1]] = address
+            self.fronts[address] = servers[-1].sockets[0].getsockname()
+            self._behind[self.fronts[address][1]] = address
         return servers
 
     async def _dial(self, client: asyncio.StreamWriter) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to the node before which the client's connection has come in."""
-        if not self._fronts:
+        if not self.fronts:
             return await asyncio.open_unix_connection(urlsplit(self._target_url).path)
         return await asyncio.open_connection(*self._behind[client.get_extra_info("sockname")[1]])
 
@@ -241,12 +249,12 @@ class Proxy:
                 wire.silent = wire.silent or self._silence(chunk)
                 if wire.silent:
                     continue
-                if self._refuse is not None and _is_call(chunk, self._refuse[0]) and self._refuse[1] in chunk:
+                if self._refuse is not None and self._calls(chunk, self._refuse[0]) and self._refuse[1] in chunk:
                     self.refused += 1
                     await self._pass(b"-ERR value is refused\r\n", wire.client)
                     continue
                 verb, times = self._lose
-                if times and _is_call(chunk, verb):
+                if times and self._calls(chunk, verb):
                     self._lose = (verb, times - 1)
                     wire.loses_reply = True
                 await self._pass(chunk, wire.server)

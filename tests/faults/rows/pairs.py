@@ -5,7 +5,7 @@ import time
 
 from tests.faults.rows.nodes import fail_over, zombie
 from tests.faults.rows.registry import row
-from tests.faults.rows.servers import flushing
+from tests.faults.rows.scripts import flushing
 from tests.support.clusters import Cluster
 from tests.support.harness.run import FAILOVER_S, Promise, Run
 
@@ -14,7 +14,7 @@ REPLICATED = {"durability": "replicated"}
 
 @row("F1xF6", "workers are killed while a primary fails over", "cluster")
 def killed_both(run: Run) -> None:
-    run.settings, run.promise = REPLICATED, Promise(resumes_s=FAILOVER_S + 1)
+    run.settings, run.promise = REPLICATED, Promise(resumes_s=FAILOVER_S + run.lease_s)
     run.begin(workers=4, mix=[[3, "ok", 5], [1, "ok", 80]])
     for _ in range(2):
         run.kill_worker(run.workers[0])
@@ -28,7 +28,8 @@ def killed_both(run: Run) -> None:
 
 @row("F2xF7", "a worker is stopped while a primary hangs and is replaced; both go on", "cluster")
 def stopped_both(run: Run) -> None:
-    run.settings, run.promise = REPLICATED, Promise(resumes_s=FAILOVER_S)
+    # What the stopped worker served is served by others after two heartbeats, in which the primary may be away.
+    run.settings, run.promise = REPLICATED, Promise(resumes_s=FAILOVER_S + run.lease_s)
     run.begin(gap_s=0.05, mix=[[3, "ok", 5], [1, "ok", 80]])
     victim = run.chance.choice(run.workers)
     with run.fault("SIGSTOP of a worker"):
@@ -40,8 +41,12 @@ def stopped_both(run: Run) -> None:
     run.finish()
 
 
-@row("F6xF9", "a primary is killed in the middle of a slot migration, which is then brought to its end", "cluster",
-     place=Cluster)
+@row(
+    "F6xF9",
+    "a primary is killed in the middle of a slot migration, which is then brought to its end",
+    "cluster",
+    place=Cluster,
+)
 def killed_while_moving(run: Run) -> None:
     run.settings, run.promise = REPLICATED | {"operation_timeout": 5.0}, Promise(resumes_s=None)
     run.begin(lanes=8)

@@ -1,6 +1,7 @@
-"""All rows, in the order of the table."""
+"""All rows, and their order."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -10,7 +11,7 @@ from tests.support.clusters import Cluster
 from tests.support.harness.run import Run
 from tests.support.servers import Server
 
-__all__ = ["ROWS", "Row", "Skip", "need", "row"]
+__all__ = ["ROWS", "Row", "Skip", "in_order", "need", "row"]
 
 type Topology = Literal["cluster", "standalone"]
 type Place = Callable[[str], AbstractContextManager[Server | Cluster]]
@@ -33,6 +34,16 @@ class Row(NamedTuple):
 
 
 ROWS: dict[str, Row] = {}
+
+
+def in_order() -> list[Row]:
+    """All rows as the table has them: by number, then pairs, then those that are no row of the matrix."""
+
+    def place(row: Row) -> tuple[bool, bool, list[int], str]:
+        numbers = [int(number) for number in re.findall(r"F(\d+)", row.name)]
+        return not numbers, len(numbers) > 1, numbers, row.name
+
+    return sorted(ROWS.values(), key=place)
 
 
 def row(

@@ -31,6 +31,7 @@ class Actor:
         self.kind = kind
         self.name: str = settings["name"]
         self._folder = Path(settings["folder"])
+        self._has_begun = False
         self._log = self._folder / f"{self.name}.log"
         path = os.pathsep.join((str(tree / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")))
         with self._log.open("ab") as log:
@@ -55,11 +56,18 @@ class Actor:
         """The last lines of its log."""
         return self._log.read_text("utf-8", "replace")[-2000:]
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has said its first word: from then on it works, and obeys signals."""
+        if not self._has_begun:
+            journal = self._folder / f"{self.name}.jsonl"
+            self._has_begun = journal.exists() and b'["ready"' in journal.read_bytes()
+        return self._has_begun
+
     def wait_ready(self) -> None:
-        """Wait for its first word: after that, it can be signalled, and works."""
+        """Wait until it has begun."""
         deadline = time.monotonic() + START_S
-        journal = self._folder / f"{self.name}.jsonl"
-        while not (journal.exists() and b'["ready"' in journal.read_bytes()[:200_000]):
+        while not self.has_begun:
             if not self.is_alive or time.monotonic() > deadline:
                 raise AssertionError(f"{self} does not start: {self.said()}")
             time.sleep(0.01)

@@ -9,14 +9,15 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 from tests.support.harness.history import Line, shard_of
 
 __all__ = ["EndState", "Figures", "check"]
 
-BEFORE_S = 2.0
-"""How long before a fault a write may have been made that the fault undoes: replication takes ms, a busy machine more."""
+BEFORE_S = 1.0
+"""How long before a fault a write may have been made that it undoes: replication takes ms, on a busy machine more."""
 
 TERMINAL = ("resolve", "discard")
 
@@ -53,6 +54,8 @@ class Figures:
     """Of these, events that came to an end or are kept."""
     lost: int = 0
     """Of these, the others."""
+    lost_outside: int = 0
+    """Of the lost, those that were acknowledged when no fault could undo it."""
     duplicated: int = 0
     """Events whose handler came to its end more than once."""
     recovered: int = 0
@@ -98,12 +101,14 @@ class _Checker:
         self._takes: dict[str, list[Line]] = defaultdict(list)
         for line in self._by["take"]:
             self._takes[line.letter].append(line)
+        self._deleted = {line.letter for line in self._by["deleted"]}
         self._settled = [_Settled(line, *line.note.split(" ")) for line in self._by["settled"]]
 
     def figures(self) -> Figures:
         self._captures()
         self._ends()
         self._fences()
+        self._unheard_ends()
         self._leftovers()
         self._books()
         return self._figures
@@ -112,6 +117,13 @@ class _Checker:
         return any(
             shard in window.shards and window.begin - BEFORE_S <= first_at <= window.end and second_at >= window.begin
             for window in self._windows
+        )
+
+    def _undoable(self, capture: Line) -> bool:
+        """Whether a fault could undo a capture that was acknowledged then."""
+        shard = shard_of(capture.letter)
+        return any(
+            shard in window.shards and window.begin - BEFORE_S <= capture.at <= window.end for window in self._windows
         )
 
     def _note(self, text: str) -> None:
@@ -131,6 +143,8 @@ class _Checker:
         figures.lost, figures.ok = len(lost), len(acknowledged) - len(lost)
         for event in sorted(lost):
             self._note(f"lost {event}")
+        safe = {line.event for line in self._by["ok"] if not self._undoable(line)}
+        figures.lost_outside = len(lost & safe)
         unknown = {line.event for line in self._by["info"]}
         figures.recovered = len(unknown & (acknowledged | ended))
         figures.unresolved = len(unknown - acknowledged)
@@ -166,7 +180,7 @@ class _Checker:
                 by_event[self._event_of.get(settled.line.letter, settled.line.letter)].append(settled.line)
         for event, ends in by_event.items():
             ends.sort(key=lambda line: line.at)
-            for first, second in zip(ends, ends[1:], strict=False):
+            for first, second in pairwise(ends):
                 self._second_end(event, first, second.letter, second.at)
             for letter, (kept, state) in self._end.open.items():
                 if kept == event:
@@ -194,8 +208,26 @@ class _Checker:
             repeated = tries[line.letter, line.token, line.actor] > 1
             kept = self._end.open.get(line.letter, ("", ""))[1] in self._end.expected_open
             own = next((take for take in self._takes[line.letter] if take.token == line.token), line)
-            if not (later or repeated or kept or self._explained(shard_of(line.letter), own.at, line.at)):
+            known_why = later or repeated or kept or line.letter in self._deleted
+            if not (known_why or self._explained(shard_of(line.letter), own.at, line.at)):
                 self._stale(f"{line.letter} was ended by another while token {line.token} had it ({verb} {verdict})")
+
+    def _unheard_ends(self) -> None:
+        """An earlier lease's settle may have ended a letter under its holder, without anybody having been answered.
+
+        The holder's handler is cancelled then, and nobody ever takes the letter again.
+        """
+        tried: dict[str, list[Line]] = defaultdict(list)
+        for line in self._by["settling"]:
+            tried[line.letter].append(line)
+        for run in self._by["end"]:
+            earlier = [line for line in tried[run.letter] if line.token < run.token and line.note in TERMINAL]
+            is_over = any(take.token > run.token for take in self._takes[run.letter]) or run.letter in self._end.open
+            settled_itself = any(line.token == run.token for line in tried[run.letter])
+            if run.note != "cancelled" or not earlier or is_over or settled_itself or run.letter in self._deleted:
+                continue
+            if not self._explained(shard_of(run.letter), earlier[0].at, run.at):
+                self._stale(f"{run.letter} was ended by token {earlier[0].token} while token {run.token} had it")
 
     def _stale(self, text: str) -> None:
         self._figures.stale_settles += 1
@@ -223,13 +255,12 @@ class _Checker:
             figures.books.append(f"captured {totals['captured']} is not {out} gone and {len(self._end.open)} open")
         if self._windows:
             return  # totals go back with the node that had them
-        certain = {s.line.letter for s in self._settled if s.verb == "resolve" and s.verdict == "OK"}
+        certain = {s.line.letter for s in self._settled if s.verb == "resolve" and s.verdict == "OK"} - self._deleted
         tried = {line.letter for line in self._by["settling"] if line.note == "resolve"}
         if not len(certain) <= totals["resolved"] <= len(tried):
             figures.books.append(f"resolved {totals['resolved']}, by the histories {len(certain)} to {len(tried)}")
         invoked = {line.event for line in self._by["invoke"]}
-        foreign = sum(line.event == "foreign" for line in self._by["fault"])
-        low, high = figures.acknowledged, len(invoked) + foreign
+        low, high = figures.acknowledged, len(invoked) + len(self._by["foreign"])
         if not low <= totals["captured"] <= high:
             figures.books.append(f"captured {totals['captured']}, by the histories {low} to {high}")
 

@@ -19,8 +19,9 @@ class Line(NamedTuple):
 
     ``invoke``, ``ok``, ``info`` (outcome unknown), ``fail`` (certainly nothing): a producer and one capture.
     ``start``, ``end`` (note: ok, failed, cancelled): a run of a handler. ``take``, ``settling``, ``settled`` (note:
-    verb and verdict): a worker and one letter. ``fault`` (event: its name; note: begin or end; letter: the shards
-    whose last writes it may undo), ``ready``: the run itself.
+    verb and verdict): a worker and one letter. ``ready``: its first word. ``fault`` (event: its name; note: begin or
+    end; letter: the shards whose last writes it may undo), ``deleted`` (a letter's entry), ``foreign`` (a stranger's
+    entry): the run itself.
     """
 
     what: str

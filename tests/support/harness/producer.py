@@ -82,7 +82,8 @@ class Producer:
         scope = anyio.move_on_after(patience_s)
         try:
             with scope:
-                letter = await self._queue.add(event, event_id=event_id, delay=0)
+                delay_s = event["ms"] / 1000 if event["do"] == "later" else 0
+                letter = await self._queue.add(event, event_id=event_id, delay=delay_s)
                 self._journal.write("ok", event_id, letter)
                 return True
         except DeadLetterError as error:

@@ -1,6 +1,5 @@
 """One run: a queue on a server or a cluster, producers and workers at work on it, faults, and the check at the end."""
 
-import asyncio
 import itertools
 import json
 import random
@@ -8,33 +7,37 @@ import shutil
 import signal
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import anyio
-
 from tests.support.clusters import Cluster
 from tests.support.harness.actors import ROOT, Actor
-from tests.support.harness.checker import EndState, Figures, check
+from tests.support.harness.checker import Figures, check
+from tests.support.harness.eye import Eye
 from tests.support.harness.history import History, Journal, shard_of
+from tests.support.harness.promise import Promise
 from tests.support.harness.source import source_of
+from tests.support.harness.wires import Wire
 from tests.support.servers import Server
-from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterError, DeadLetterQueue
-from uno.event_bus.dead_letter.letter import NewLetter
+from uno.event_bus.dead_letter import DeadLetterQueue
 from uno.event_bus.dead_letter.operations import QueueStats
 from uno.event_bus.dead_letter.store.layout import shard_key, shard_tag, slot_of
 from uno.event_bus.dead_letter.store.local_node import LocalNode
 
-__all__ = ["Promise", "Run"]
+__all__ = ["FAILOVER_S", "RESUMES_S", "Promise", "Run"]
 
 NODE_TIMEOUT_S = 1.0
 """Of the clusters here."""
 
 FAILOVER_S = 2 * NODE_TIMEOUT_S + 2
 """Within which work resumes after a primary has died."""
+
+RESUMES_S = 5.0
+"""Within which work resumes after any other fault has been healed."""
 
 DRAIN_S = 40.0
 QUEUE = "faults"
@@ -49,20 +52,6 @@ SETTINGS: dict[str, Any] = {
     "operation_timeout": 2.0,
     "shutdown_grace": 5.0,
 }
-
-
-@dataclass
-class Promise:
-    """What a run must show; None: counted, and allowed. `double_terminal`, `stale_settles` and `stuck` are always 0."""
-
-    lost: int | None = 0
-    duplicated: int | None = None
-    errors: int | None = None
-    crashed: int | None = None
-    orphaned: int | None = None
-    lost_externally: int | None = 0
-    resumes_s: float | None = None
-    parked: int = 0
 
 
 @dataclass
@@ -94,8 +83,7 @@ class Run:
         self.workers: list[Actor] = []
         self.url = self.place.url
         self.remap: dict[str, str] = {}
-        self._runner = asyncio.Runner()
-        self._queue: DeadLetterQueue | None = None
+        self._eye: Eye | None = None
         self._numbers = itertools.count()
         self._windows = itertools.count()
 
@@ -143,28 +131,37 @@ class Run:
 
     # -- the run's own eye ---------------------------------------------------------------------------
 
+    @property
+    def eye(self) -> Eye:
+        if self._eye is None:
+
+            def source() -> Any:
+                return source_of(self.place.url, {name: to for name, to in self.remap.items() if name == "*:*"})
+
+            self._eye = Eye(source, self.config, self.journal)
+        return self._eye
+
     def ask[T](self, question: Coroutine[Any, Any, T]) -> T:
-        return self._runner.run(question)
+        """Run a coroutine of the queue's."""
+        return self.eye.ask(question)
 
     @property
     def queue(self) -> DeadLetterQueue:
-        """The queue as the run itself sees it: always of this checkout, never of a broken variant."""
-        if self._queue is None:
-            eye = self.config | {"durability": "memory", "operation_timeout": 5.0}
-            remap = {name: host for name, host in self.remap.items() if name == "*:*"}
-            self._queue = DeadLetterQueue(source_of(self.place.url, remap), DeadLetterConfig(**eye))
-        return self._queue
+        """The queue as the run itself sees it."""
+        return self.eye.queue
 
     def stats(self) -> QueueStats | None:
         """The queue's figures; None while it does not answer."""
-        try:
-            return self.ask(self.queue.stats())
-        except DeadLetterError:
-            return None
+        return self.eye.stats()
+
+    def wire(self) -> Wire:
+        """A wire to the server, for processes whose `url` it becomes."""
+        return Wire(self.server.url, seed=self.seed, tree=self.tree)
 
     # -- processes -----------------------------------------------------------------------------------
 
-    def _settings(self, kind: str, how: dict[str, Any]) -> dict[str, Any]:
+    def settings_of(self, kind: str, how: dict[str, Any]) -> dict[str, Any]:
+        """What a process of this kind is told; `how` is for it alone."""
         config = self.config | how.pop("config", {})
         return {
             "url": self.url,
@@ -184,7 +181,7 @@ class Run:
         return self._start("worker", self.workers, count, wait, how)
 
     def _start(self, kind: str, among: list[Actor], count: int, wait: bool, how: dict[str, Any]) -> list[Actor]:
-        started = [Actor(kind, self._settings(kind, dict(how)), self.tree) for _ in range(count)]
+        started = [Actor(kind, self.settings_of(kind, dict(how)), self.tree) for _ in range(count)]
         among += started
         for actor in started if wait else ():
             actor.wait_ready()
@@ -225,6 +222,20 @@ class Run:
         self.history.follow()
         return sum(line.what == what and line.actor == actor for line in self.history.lines)
 
+    def unanswered(self, worker: Actor) -> set[str]:
+        """Letters whose settle this worker has sent, and was not answered."""
+        self.history.follow()
+        told = [line for line in self.history.lines if line.actor == worker.name]
+        return {line.letter for line in told if line.what == "settling"} - {
+            line.letter for line in told if line.what == "settled"
+        }
+
+    def are_taken_again(self, letters: set[str]) -> bool:
+        """Whether any of these letters has been taken a second time."""
+        self.history.follow()
+        tokens = {(line.letter, line.token) for line in self.history.lines if line.what == "take"}
+        return any(times > 1 for times in Counter(letter for letter, _ in tokens if letter in letters).values())
+
     def wait(self, check: Callable[[], Any], within_s: float, what: str) -> float:
         """Wait until it is so; return the seconds that took."""
         began = time.monotonic()
@@ -238,7 +249,9 @@ class Run:
         time.sleep(low if high is None else self.chance.uniform(low, high))
 
     def resumes(self, since: float, shards: Iterable[int] | None = None, within_s: float = 30.0) -> float:
-        """Wait until each shard has given letters to a worker after `since`; note and return the seconds that took.
+        """Wait until each shard has given letters to a worker that asked after `since`; return the seconds that took.
+
+        What was asked before may have been answered by a node that has died since.
 
         The run captures letters of its own for that, as the producers' lanes may all wait for other shards; they
         count as tried, never as acknowledged.
@@ -247,11 +260,11 @@ class Run:
         seen, longest = 0, 0.0
         deadline = time.monotonic() + within_s
         while missing:
-            self._probe(missing)
+            self.eye.probe(missing)
             self.history.follow()
             lines = self.history.lines
             for line in lines[seen:]:
-                if line.what == "take" and line.at > since and (shard := shard_of(line.letter)) in missing:
+                if line.what == "take" and line.asked_at > since and (shard := shard_of(line.letter)) in missing:
                     missing.discard(shard)
                     longest = max(longest, line.at - since)
             seen = len(lines)
@@ -261,30 +274,6 @@ class Run:
                 break
         self.resumed_s.append(longest)
         return longest
-
-    def _probe(self, shards: Iterable[int]) -> None:
-        """Capture a letter in each shard, or try to for a moment."""
-
-        async def probe(shard: int) -> None:
-            id = next(id for n in itertools.count() if self.home_of(id := f"probe.{next(self._numbers)}.{n}") == shard)
-            self.journal.write("invoke", id)
-            with suppress(DeadLetterError), anyio.move_on_after(0.3):
-                await self.queue.add({"id": id, "do": "ok", "ms": 1}, event_id=id, delay=0)
-
-        async def probe_all() -> None:
-            with suppress(DeadLetterError):
-                await self.queue.open()
-                async with anyio.create_task_group() as group:
-                    for shard in shards:
-                        group.start_soon(probe, shard)
-            await anyio.sleep(0.03)
-
-        self.ask(probe_all())
-
-    def home_of(self, event_id: str) -> int:
-        """The shard of an event, as the engine chooses it; the queue must be open."""
-        [store] = self.queue._storage._stores.values()
-        return store.home_of(NewLetter(event_id=event_id, type="", payload=b""))
 
     # -- faults --------------------------------------------------------------------------------------
 
@@ -316,8 +305,10 @@ class Run:
         for worker in self.workers:
             if code := worker.wait():
                 self.failures.append(f"{worker} ended with {code}: {worker.said()}")
-        self.figures = check(self.history.by_time(), self._end_state())
-        self._judge()
+        end = self.eye.end_state()
+        self.totals, self.open = end.totals, end.open
+        self.figures = check(self.history.by_time(), end)
+        self.failures += self.promise.broken(self.figures, self.totals, self.resumed_s)
         return self.figures
 
     def _drain(self, drain_s: float, done: Callable[[QueueStats], bool]) -> None:
@@ -329,54 +320,16 @@ class Run:
                 return
             time.sleep(0.05)
 
-    def _end_state(self) -> EndState:
-        async def look() -> EndState:
-            state = EndState()
-            async for letter in self.queue.letters():
-                state.open[letter.id] = (letter.event_id, str(letter.state))
-            report = await self.queue.verify()
-            state.violations = [f"{v.kind} {v.letter_id} {v.where}" for v in report.violations]
-            state.totals = (await self.queue.stats()).totals
-            return state
-
-        found = self.ask(look())
-        self.totals, self.open = found.totals, found.open
-        return found
-
-    def _judge(self) -> None:
-        promise, figures = self.promise, self.figures
-        shown = {
-            "lost": (figures.lost, promise.lost),
-            "duplicated": (figures.duplicated, promise.duplicated),
-            "errors": (figures.errors, promise.errors),
-            "crashed": (self.totals["crashed"], promise.crashed),
-            "orphaned": (self.totals["orphaned"], promise.orphaned),
-            "lost_externally": (self.totals["lost_externally"], promise.lost_externally),
-            "double_terminal": (figures.double_terminal, 0),
-            "stale_settles": (figures.stale_settles, 0),
-            "stuck": (figures.stuck, 0),
-            "unexpected": (figures.unexpected, 0),
-        }
-        self.failures += [
-            f"{name} is {found}, promised {most}"
-            for name, (found, most) in shown.items()
-            if most is not None and found > most
-        ]
-        self.failures += figures.books
-        slowest = max(self.resumed_s, default=0.0)
-        if promise.resumes_s is not None and slowest > promise.resumes_s:
-            self.failures.append(f"resumed after {slowest:.2f} s, promised {promise.resumes_s:g}")
-
     def close(self, *, keep: bool = False) -> None:
         """End every process of the run, and remove its files."""
         for actor in [*self.producers, *self.workers]:
             actor.send(signal.SIGCONT)
             actor.kill()
-        if self._queue is not None:
-            self.ask(self._queue.aclose())
-        self._runner.close()
+        if self._eye is not None:
+            self._eye.close()
         self.journal.close()
         if keep:
+            (self.folder / "servers.log").write_text(self.place.log())
             self.remarks.append(f"histories in {self.folder}")
         else:
             shutil.rmtree(self.folder, ignore_errors=True)

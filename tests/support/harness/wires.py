@@ -1,25 +1,42 @@
 """Networks that a run may harm: proxies before nodes, and a network of the run's own whose nodes can be cut off."""
 
 import asyncio
-import contextlib
+import hashlib
 import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Self, override
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, ClassVar, Self, override
 
 from tests.support.clusters import Cluster
-from tests.support.proxy import CHUNK, Proxy, _is_call, _Wire
+from tests.support.harness.actors import ROOT
+from tests.support.proxy import Proxy
+from uno.event_bus.dead_letter.store import scripts
 from uno.event_bus.dead_letter.store.local_node import HOST, LocalNode
 
 __all__ = ["CuttableCluster", "Wire", "Wires", "own_network"]
 
 
-class Wire(Proxy):
-    """A proxy that also holds calls up, and cuts connections in the middle of what they carry."""
+@cache
+def _marks_in(folder: Path, verb: str) -> tuple[bytes, ...]:
+    """What a request has in it that calls the script of this folder."""
+    path = folder / f"{verb}.lua"
+    lines = scripts._expand(path, folder, (path,))
+    hashes = [hashlib.sha1("\n".join(part).encode(), usedforsecurity=False) for part in (lines, lines[1:])]
+    return *(found.hexdigest().encode() for found in hashes), f"-- {verb}: ".encode()
 
-    def __init__(self, target_url: str, *, seed: int = 1) -> None:
+
+class Wire(Proxy):
+    """A proxy that also holds calls up, and cuts connections in the middle of what they carry.
+
+    `tree` is the checkout whose scripts are called through it.
+    """
+
+    def __init__(self, target_url: str, *, seed: int = 1, tree: Path = ROOT) -> None:
         super().__init__(target_url, seed=seed)
+        self.marks_of = partial(_marks_in, tree / "lua")
         self.halves = 0.0
         """Probability that a chunk, either way, passes by half, and the connection is reset then."""
         self._held = ""
@@ -39,7 +56,7 @@ class Wire(Proxy):
 
     @override
     async def _pass(self, chunk: bytes, to: asyncio.StreamWriter) -> None:
-        if self._held and _is_call(chunk, self._held):
+        if self._held and self._calls(chunk, self._held):
             self.holding += 1
             await self._released.wait()
             self.holding -= 1
@@ -50,55 +67,13 @@ class Wire(Proxy):
         await super()._pass(chunk, to)
 
 
-class _NodeWire(Wire):
-    """A wire to a node of a cluster, over TCP."""
-
-    def __init__(self, node: LocalNode, *, seed: int = 1) -> None:
-        super().__init__("unix://none", seed=seed)
-        self._node_port = node.port
-        self.port = 0
-
-    @override
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._connect, HOST, 0))
-        self.port = server.sockets[0].getsockname()[1]
-        self._started.set()
-        self._loop.run_forever()
-        server.close()
-        for wire in list(self._wires):
-            wire.reset()
-        tasks = asyncio.all_tasks(self._loop)
-        for task in tasks:
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        self._loop.close()
-
-    @override
-    async def _connect(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        self.accepted += 1
-        try:
-            assert not self.refusing
-            server_reader, server = await asyncio.open_connection(HOST, self._node_port, limit=CHUNK)
-        except (OSError, AssertionError):
-            client.transport.abort()
-            return
-        wire = _Wire(client, server)
-        self._wires.add(wire)
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._pass_requests(wire, client_reader))
-                group.create_task(self._pass_replies(wire, server_reader))
-        finally:
-            self._wires.discard(wire)
-            wire.reset()
-
-
 class Wires:
     """A wire before each node of a cluster; `remap` is for the clients that go through them."""
 
     def __init__(self, cluster: Cluster, *, seed: int = 1) -> None:
-        self._wires = {node.port: _NodeWire(node, seed=seed + i) for i, node in enumerate(cluster.nodes)}
+        self._wires = {
+            node.port: Wire(f"redis://{HOST}:{node.port}/0", seed=seed + i) for i, node in enumerate(cluster.nodes)
+        }
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -111,16 +86,21 @@ class Wires:
 
     @property
     def remap(self) -> dict[str, str]:
-        return {f"{HOST}:{port}": f"{HOST}:{wire.port}" for port, wire in self._wires.items()}
+        ways = [way for wire in self._wires.values() for way in wire.fronts.items()]
+        return {f"{host}:{port}": f"{front}:{front_port}" for (host, port), (front, front_port) in ways}
 
-    def all(self) -> list[_NodeWire]:
+    def all(self) -> list[Wire]:
         return list(self._wires.values())
 
-    def to(self, node: LocalNode) -> _NodeWire:
+    def to(self, node: LocalNode) -> Wire:
         return self._wires[node.port]
 
 
 # -- a network of one's own -------------------------------------------------------------------------------
+
+
+UNBOUND = "10.9.0.250"
+"""Source of the connections to a node's address that were bound to none."""
 
 
 def _ip(*words: str) -> None:
@@ -135,6 +115,10 @@ def own_network() -> Iterator[None]:
         os.unshare(os.CLONE_NEWNET)
         try:
             _ip("link", "set", "lo", "up")
+            # Addresses of the machine itself are looked up first of all, else: no rule could come before.
+            _ip("rule", "add", "pref", "100", "lookup", "local")
+            _ip("rule", "del", "pref", "0")
+            _ip("addr", "add", f"{UNBOUND}/32", "dev", "lo")
             yield
         finally:
             os.setns(home, os.CLONE_NEWNET)
@@ -143,12 +127,12 @@ def own_network() -> Iterator[None]:
 
 
 class CuttableCluster(Cluster):
-    """A cluster in `own_network` whose nodes have an address each: a node without its address is cut off.
+    """A cluster in `own_network` whose nodes have an address each, so that one can be cut off.
 
     Its clients go to ``127.0.0.1`` instead (`REMAP`), so they still reach it.
     """
 
-    REMAP = {"*:*": HOST}
+    REMAP: ClassVar = {"*:*": HOST}
 
     def __init__(self, name: str, **options: Any) -> None:
         super().__init__(name, options=("--bind", "0.0.0.0", "--protected-mode", "no"), **options)
@@ -160,6 +144,7 @@ class CuttableCluster(Cluster):
         address = f"10.9.0.{10 + len(self._addresses)}"
         self._addresses[node.port] = address
         _ip("addr", "add", f"{address}/32", "dev", "lo")
+        _ip("route", "replace", "local", f"{address}/32", "dev", "lo", "table", "local", "src", UNBOUND)
         node.client.config_set("cluster-announce-ip", address)
         node.client.config_set("bind-source-addr", address)
         return node
@@ -170,9 +155,15 @@ class CuttableCluster(Cluster):
 
     def cut_off(self, node: LocalNode) -> None:
         """No node reaches this one, nor it any other; nobody is told."""
-        _ip("addr", "del", f"{self._addresses[node.port]}/32", "dev", "lo")
+        for rule in self._rules(node):
+            _ip("rule", "add", "pref", "10", *rule, "blackhole")
 
     def join(self, node: LocalNode) -> None:
         """End that."""
-        with contextlib.suppress(subprocess.CalledProcessError):
-            _ip("addr", "add", f"{self._addresses[node.port]}/32", "dev", "lo")
+        for rule in self._rules(node):
+            _ip("rule", "del", "pref", "10", *rule, "blackhole")
+
+    def _rules(self, node: LocalNode) -> list[tuple[str, str]]:
+        # A node that cannot connect from its own address tries again from any.
+        address = self._addresses[node.port]
+        return [("from", address), ("to", address), ("from", UNBOUND)]

@@ -2,6 +2,7 @@
 
 Its handler does what the event says and writes down when it starts and ends; what the engine takes and settles is
 written down, too, before it is sent and after it was answered. ``do``: ``ok``, ``fail once``, ``raise`` (always),
+``later`` (captured with a delay),
 ``hang`` (its handler has a timeout), ``kill``, ``exit``, ``allocate`` (more than the process may have), ``block once``.
 """
 
@@ -65,7 +66,7 @@ class Handler:
                 raise ValueError("always")
             case "fail once" if letter.attempt == 1:
                 raise ValueError("the first time")
-        if event["do"] != "block once":
+        if event["do"] not in ("block once", "later"):
             await anyio.sleep(event["ms"] / 1000)
 
 

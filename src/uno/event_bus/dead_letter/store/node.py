@@ -96,9 +96,9 @@ class Node:
         self._retired = True
         await self.drop_idle()
 
-    async def drop_idle(self) -> None:
-        """Close every connection that is not in use: the next call looks up the address anew."""
-        for pool in self._pools.values():
+    async def drop_idle(self, lane: Lane | None = None) -> None:
+        """Close every connection (of a lane) that is not in use: the next call looks up the address anew."""
+        for pool in [pool for its, pool in self._pools.items() if lane in (None, its)]:
             await pool.disconnect(inuse_connections=False)
 
     def pool(self, lane: Lane) -> ConnectionPool:

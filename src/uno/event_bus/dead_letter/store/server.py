@@ -11,7 +11,7 @@ from uno.event_bus.dead_letter.errors import ConfigError, StoreUnavailable
 from uno.event_bus.dead_letter.store.meaning import Meaning, classify, describe, refusal
 from uno.event_bus.dead_letter.store.node import Node
 
-__all__ = ["ServerFacts", "check_servers", "read_facts"]
+__all__ = ["ServerFacts", "check_servers", "eviction_warning", "read_facts"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,14 @@ async def read_facts(node: Node) -> ServerFacts:
     )
 
 
+def eviction_warning(facts: ServerFacts, node: Node) -> str:
+    """Return the line about a server that may evict letters."""
+    return (
+        f"{facts.name} at {node.target.name} has maxmemory-policy {facts.eviction_policy}, which deletes "
+        f"whole streams of letters when memory is full; set it to {SAFE_POLICY}"
+    )
+
+
 async def check_servers(nodes: Iterable[Node], *, strict: bool) -> ServerFacts:
     """Look at the servers before use: a policy that evicts is an error line, with `strict` a `ConfigError`.
 
@@ -85,10 +93,7 @@ async def _check(node: Node, *, strict: bool) -> ServerFacts:
     if numbers and numbers < FLOOR:
         raise ConfigError(f"{facts.name} at {node.target.name} is {facts.version}; allowed is 6.2 and later")
     if facts.may_evict:
-        line = (
-            f"{facts.name} at {node.target.name} has maxmemory-policy {facts.eviction_policy}, which deletes "
-            f"whole streams of letters when memory is full; set it to {SAFE_POLICY}"
-        )
+        line = eviction_warning(facts, node)
         if strict:
             raise ConfigError(f"{line} (refused because DLQ_STRICT=true)")
         logger.error("%s", line)

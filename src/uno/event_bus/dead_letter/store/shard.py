@@ -444,3 +444,7 @@ class Shard:
         await self.route.send(
             "XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", self.key("letters"), after, lane="reads"
         )
+
+    async def hang_up(self) -> None:
+        """Close the connections to the shard's node that have waited for letters and wait for none now."""
+        await self.route.primary.drop_idle("reads")

@@ -6,6 +6,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 
 from uno.event_bus.dead_letter.telemetry.names import (
     DLQ_ERRORS,
+    EVICTING_SERVERS,
     PROCESSING_ERRORS,
     PROCESSING_SECONDS,
     RETRY_COUNT,
@@ -36,6 +37,9 @@ class PrometheusRecorder(Recorder):
             PROCESSING_ERRORS, "Attempts whose handler failed", labels, registry=registry
         ).labels(queue)
         self._unsettled = Counter(UNSETTLED, "Outcomes that ended no lease", [*labels, "verdict"], registry=registry)
+        self._evicting_servers = Gauge(
+            EVICTING_SERVERS, "Servers that may delete letters when memory is full", labels, registry=registry
+        ).labels(queue)
         self._threads_left = Gauge(
             THREADS_LEFT, "Calls that run on in threads past their end", labels, registry=registry
         ).labels(queue)
@@ -64,6 +68,10 @@ class PrometheusRecorder(Recorder):
     @override
     def threads_left(self, queue: str, threads: int) -> None:
         self._threads_left.set(threads)
+
+    @override
+    def evicting_servers(self, queue: str, servers: int) -> None:
+        self._evicting_servers.set(servers)
 
     @override
     def store_failed(self, queue: str) -> None:

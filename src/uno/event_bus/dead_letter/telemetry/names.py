@@ -4,6 +4,7 @@ from typing import Final
 
 __all__ = [
     "DLQ_ERRORS",
+    "EVICTING_SERVERS",
     "PROCESSING_ERRORS",
     "PROCESSING_SECONDS",
     "RETRY_COUNT",
@@ -23,6 +24,9 @@ DLQ_ERRORS: Final = "dlq_dlq_errors"
 
 PROCESSING_ERRORS: Final = "dlq_processing_errors"
 """Counter: attempts whose handler failed."""
+
+EVICTING_SERVERS: Final = "dlq_evicting_servers"
+"""Gauge: servers whose ``maxmemory-policy`` deletes whole streams of letters when memory is full; must be 0."""
 
 UNSETTLED: Final = "dlq_unsettled_outcomes"
 """Counter: outcomes that ended no lease, by label ``verdict``: ``stale`` or ``unknown``."""

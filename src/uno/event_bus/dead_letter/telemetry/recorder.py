@@ -27,6 +27,9 @@ class Recorder:
         more plain functions until one ends.
         """
 
+    def evicting_servers(self, queue: str, servers: int) -> None:
+        """Tell how many servers may evict letters: ``maxmemory-policy`` is not ``noeviction``. Called every 10 s."""
+
     def store_failed(self, queue: str) -> None:
         """Tell that a call to Redis failed after its repeats."""
 

@@ -101,6 +101,7 @@ class Taker:
         while self.shard.index not in self._session.served and not self._session.holdings.is_shut:
             self.suspect_due_ms, self._found_nothing = None, True
             self._wake = anyio.Event()
+            await self.shard.hang_up()
             await self._wake.wait()
             self.replied_at = monotonic()
         return await self._session.holdings.reserve(self._batch_size)
@@ -170,3 +171,5 @@ class Taker:
                 self._listening.over()
                 self._wake.set()
                 self._replan.set()
+            if self.shard.index not in self._session.served:
+                await self.shard.hang_up()

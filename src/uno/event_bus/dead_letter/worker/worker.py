@@ -8,6 +8,7 @@ from anyio.abc import TaskGroup
 from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.worker.assignment import Assignment
 from uno.event_bus.dead_letter.worker.crew import Crew, shielded
+from uno.event_bus.dead_letter.worker.inspector import Inspector
 from uno.event_bus.dead_letter.worker.isolator import Isolator
 from uno.event_bus.dead_letter.worker.reclaimer import Reclaimer
 from uno.event_bus.dead_letter.worker.session import Session, keep_running
@@ -60,6 +61,7 @@ class Worker:
                     assignment.begin()
                     taking.start_soon(keep_running, "assignment", assignment.run)
                     background.start_soon(self._announce, assignment)
+                    background.start_soon(keep_running, "inspector", Inspector(self._session).run)
                 for shard in self._session.store.shards:
                     self._look_after(shard, background, taking, reclaiming=not until_idle)
                 await (self._idle() if until_idle else self._stop.wait())

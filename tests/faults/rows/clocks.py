@@ -1,0 +1,162 @@
+"""Clocks that jump, and one that is ahead of the others: F16."""
+
+import glob
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import override
+
+from tests.faults.rows.nodes import fail_over
+from tests.faults.rows.registry import Skip, row
+from tests.support.clusters import Cluster
+from tests.support.harness.run import FAILOVER_S, RESUMES_S, Promise, Run
+from tests.support.servers import Server
+from uno.event_bus.dead_letter.store.local_node import LocalNode
+
+HOUR_S = 3600
+
+
+def faketime() -> str:
+    """The library that fakes clocks; raises `Skip` without it."""
+    places = [os.environ.get("DLQ_TEST_FAKETIME", ""), *glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")]
+    for place in places:
+        if place and os.path.exists(place):
+            return place
+    raise Skip("needs libfaketime (Debian: libfaketime; or its path in DLQ_TEST_FAKETIME)")
+
+
+@contextmanager
+def faked(clock_file: Path) -> Iterator[None]:
+    """What is started in the block reads its time from that file; its monotonic clock is left alone."""
+    fake = {
+        "LD_PRELOAD": faketime(),
+        "FAKETIME_TIMESTAMP_FILE": str(clock_file),
+        "FAKETIME_NO_CACHE": "1",
+        "DONT_FAKE_MONOTONIC": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    before = {name: os.environ.get(name) for name in fake}
+    os.environ.update(fake)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+def set_clock(clock_file: Path, ahead_s: int) -> None:
+    """Set it at once: nobody reads half a file."""
+    new = clock_file.with_suffix(".new")
+    new.write_text(f"{ahead_s:+d}\n")
+    new.rename(clock_file)
+
+
+class ClockServer(Server):
+    """A server whose clock a run sets."""
+
+    @override
+    def start(self) -> None:
+        self.set_clock(0)
+        with faked(self.folder / "clock"):
+            super().start()
+
+    def set_clock(self, ahead_s: int) -> None:
+        set_clock(self.folder / "clock", ahead_s)
+
+
+class SkewedCluster(Cluster):
+    """A cluster whose replicas are half an hour ahead, as long as they are not started again."""
+
+    AHEAD_S = HOUR_S // 2
+
+    def __init__(self, name: str, clock_file: Path) -> None:
+        super().__init__(name)
+        self._clock_file = clock_file
+        set_clock(clock_file, self.AHEAD_S)
+
+    @override
+    def _start_node(self) -> LocalNode:
+        if len(self.nodes) < 3:
+            return super()._start_node()
+        with faked(self._clock_file):
+            return super()._start_node()
+
+
+@contextmanager
+def clock(name: str) -> Iterator[Server]:
+    faketime()
+    with ClockServer(name) as server:
+        yield server
+
+
+@contextmanager
+def skewed(name: str) -> Iterator[Cluster]:
+    faketime()
+    with tempfile.TemporaryDirectory(prefix="uno-clock-") as folder, SkewedCluster(name, Path(folder, "ahead")) as made:
+        yield made
+
+
+def clock_of(run: Run) -> ClockServer:
+    assert isinstance(run.place, ClockServer)
+    return run.place
+
+
+def finish_ahead(run: Run) -> None:
+    """Let the clock go on to where it has been: what was captured or put off there is due there."""
+    soon = time.time() + HOUR_S / 2
+    waiting = sum(
+        run.server.client.zcount(run.key(shard, name), soon * 1000, "+inf")
+        for shard in run.shards
+        for name in ("schedule", "suspects")
+    )
+    with run.fault("the clock is there again"):
+        clock_of(run).set_clock(HOUR_S + 60)
+    run.finish()
+    run.remarks.append(f"{waiting} letters of the hour ahead waited for it to come")
+
+
+@row("F16", "the server's clock jumps an hour ahead and back, and an hour back and ahead", "standalone", place=clock)
+def clock_jumps(run: Run) -> None:
+    run.promise = Promise(resumes_s=RESUMES_S)
+    run.begin(mix=[[3, "ok", 5], [2, "ok", 300]])
+    for ahead_s in (HOUR_S, 0, -HOUR_S, 0):
+        with run.fault(f"clock at {ahead_s:+d} s"):
+            clock_of(run).set_clock(ahead_s)
+            run.resumes(time.monotonic())
+            run.sleep(1.2)
+    finish_ahead(run)
+
+
+@row("F16-skew", "a primary dies, and its replica's clock is half an hour ahead", "cluster", place=skewed)
+def skewed_replica(run: Run) -> None:
+    run.settings, run.promise = {"durability": "replicated"}, Promise(resumes_s=FAILOVER_S + run.lease_s)
+    run.begin(mix=[[3, "ok", 5], [2, "ok", 300]])
+    heir = run.cluster.replicas_of(run.primary(0))[0]
+    ahead_s = heir.client.time()[0] - time.time()
+    if abs(ahead_s - SkewedCluster.AHEAD_S) > 60:
+        run.failures.append(f"the replica is {ahead_s:.0f} s ahead: the row shows nothing")
+    fail_over(run)
+    run.finish()
+
+
+@row("F16xF2", "a worker is stopped for three leases while the clock jumps", "standalone", place=clock)
+def clock_jumps_while_stopped(run: Run) -> None:
+    run.promise = Promise(resumes_s=RESUMES_S)
+    run.begin(mix=[[3, "ok", 5], [2, "ok", 200]])
+    for ahead_s in (HOUR_S, 0):
+        victim = run.chance.choice(run.workers)
+        with run.fault(f"SIGSTOP, clock at {ahead_s:+d} s"):
+            victim.send(signal.SIGSTOP)
+            run.sleep(0.3)
+            clock_of(run).set_clock(ahead_s)
+            run.sleep(3 * run.lease_s)
+            victim.send(signal.SIGCONT)
+        run.resumes(time.monotonic())
+        run.sleep(0.5)
+    finish_ahead(run)
