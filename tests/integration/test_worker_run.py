@@ -16,6 +16,7 @@ from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.waiting import eventually, running
 from uno.event_bus.dead_letter import DeadLetterQueue, Letter, LetterState
+from uno.event_bus.dead_letter.telemetry.recorder import Recorder
 
 
 async def counters_of(queue: DeadLetterQueue, id: str) -> tuple[int, int, int]:
@@ -457,6 +458,42 @@ async def test_outcomes_that_cannot_be_settled_at_all_do_not_stop_the_settler(
         await eventually(lambda: ran[1] == 2)
         await eventually(lambda: _is_empty(queue))
     assert (await queue.stats()).totals["crashed"] == 0
+
+
+async def test_a_recorder_that_fails_costs_no_letter_a_second_run(
+    queues: Queues, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not one that is recorded as it is run, and not one whose outcome waits for Redis to come back."""
+
+    def fail(*told: Any) -> None:
+        raise ValueError("no room for metrics")
+
+    recorder = Recorder()
+    for hook in ("attempted", "lease_lost", "stale_settles", "unknown_settles", "threads_left", "store_failed"):
+        setattr(recorder, hook, fail)
+    with Proxy(server.url) as proxy, caplog.at_level(logging.ERROR):
+        queue = queues(proxy.url, recorder=recorder, operation_timeout=0.3, shards=1, lease_seconds=10)
+        ran: Counter[int] = Counter()
+        may_end = anyio.Event()
+
+        @queue.handler()
+        async def handle(event: int) -> None:
+            ran[event] += 1
+            if event == 2:
+                await may_end.wait()
+
+        async with running(queue):
+            await queue.add_many([1, 2], delay=0)
+            await eventually(lambda: ran[2])
+            proxy.refusing = True
+            proxy.reset_all()
+            may_end.set()
+            await eventually(lambda: "recorder: store_failed failed" in caplog.text)
+            proxy.heal()
+            await eventually(lambda: _is_empty(queue))
+        await queue.aclose()
+    assert ran == {1: 1, 2: 1}
+    assert caplog.text.count("recorder: attempted failed") == 1
 
 
 async def _is_empty(queue: DeadLetterQueue) -> bool:

@@ -30,7 +30,7 @@ from uno.event_bus.dead_letter.store.connect import Client, seeds_of
 from uno.event_bus.dead_letter.store.embedded import EmbeddedServer
 from uno.event_bus.dead_letter.store.registry import WorkerInfo
 from uno.event_bus.dead_letter.store.store import Store
-from uno.event_bus.dead_letter.telemetry.recorder import NO_RECORDER, Recorder
+from uno.event_bus.dead_letter.telemetry.recorder import NO_RECORDER, Recorder, guarded
 from uno.event_bus.dead_letter.where import Where
 from uno.event_bus.dead_letter.worker.session import ParkedHook, Report, Session
 from uno.event_bus.dead_letter.worker.worker import Worker
@@ -79,7 +79,7 @@ class DeadLetterQueue:
             self._server = EmbeddedServer.from_url(self._source)
         else:
             seeds_of(self._source)  # a wrong URL or client is told now, not at the first failure
-        self._recorder = recorder or NO_RECORDER
+        self._recorder = guarded(recorder or NO_RECORDER)
         self._policy: RetryPolicy = from_config(self._config)
         self._handlers = Handlers()
         self._parked_hooks: list[ParkedHook] = []
