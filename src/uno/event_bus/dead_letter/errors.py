@@ -234,6 +234,10 @@ class StoreUnavailable(DeadLetterError):
         self.certain = certain
         super().__init__(f"Redis is unavailable ({why}): {'nothing was written' if certain else 'outcome unknown'}")
 
+    def unsure(self) -> "StoreUnavailable":
+        """Return the same error of a call of which an earlier try may have run."""
+        return StoreUnavailable(self.why)
+
 
 class StoreError(DeadLetterError):
     """Raised when Redis refused a command for good: trying again does not help.

@@ -28,9 +28,11 @@ MOST_REDIRECTS: Final = 5
 class Refused(Exception):
     """A script's answer to a caller of an earlier protocol or layout; never leaves the store."""
 
-    def __init__(self, code: str, known: int) -> None:
+    def __init__(self, code: str, known: int, *, certain: bool = True) -> None:
         self.code = code
         self.known = known
+        self.certain = certain
+        """No earlier try of the call may have run."""
         super().__init__(f"{code} {known}")
 
 
@@ -134,7 +136,7 @@ class Route:
                 return QueueFull(self._queue)
             case Meaning.REFUSED:
                 code, _, known = str(error).partition(" ")
-                return Refused(code, int(known))
+                return Refused(code, int(known), certain=certain)
             case _:
                 if self.away_since is None:
                     self.away_since = monotonic()

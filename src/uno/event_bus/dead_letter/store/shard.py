@@ -10,7 +10,7 @@ from enum import StrEnum
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
-from uno.event_bus.dead_letter.errors import LayoutMismatch, NotReplicated
+from uno.event_bus.dead_letter.errors import LayoutMismatch, NotReplicated, StoreUnavailable
 from uno.event_bus.dead_letter.letter import Counters, Lease, Letter, LetterState, NewLetter, Verb
 from uno.event_bus.dead_letter.store.durability import Durability
 from uno.event_bus.dead_letter.store.layout import shard_key, shard_tag, slot_of
@@ -89,7 +89,12 @@ class Seen(NamedTuple):
 
 
 class LayoutChanged(Exception):
-    """The queue has grown: letters have other homes. Nothing was captured; never leaves the store."""
+    """The queue has grown: letters have other homes. Nothing is captured from here on; never leaves the store."""
+
+    def __init__(self, *, certain: bool) -> None:
+        self.certain = certain
+        """Nothing was captured before either; else the home of before may tell."""
+        super().__init__()
 
 
 type Follow = Callable[[], Callable[[int], Awaitable[None]] | None]
@@ -241,21 +246,32 @@ class Shard:
         lane: Lane = "commands",
         patience_s: float | None = None,
         confirm: bytes = b"",
+        stays: bool = True,
     ) -> Any:
-        """Run a script on this shard with protocol, epoch and time before its arguments."""
+        """Run a script on this shard with protocol, epoch and time before its arguments.
+
+        When the queue grows meanwhile, the call goes on here; unless it `stays`, it raises `LayoutChanged`.
+        """
         verb = script(name)
         keys = [self.key(key) for key in verb.keys]
         words = tuple(args)
-        while True:
-            common: tuple[Word, ...] = (PROTOCOL, self.layout.epoch, "" if self.now_us is None else self.now_us)
-            try:
-                return await self.route.call(
-                    verb, keys, common + words, lane=lane, repeat=repeat, patience_s=patience_s, confirm=confirm
-                )
-            except Refused as refused:
-                await self._refused(refused)
-            if name == "add":
-                raise LayoutChanged
+        certain = True
+        try:
+            while True:
+                common: tuple[Word, ...] = (PROTOCOL, self.layout.epoch, "" if self.now_us is None else self.now_us)
+                try:
+                    return await self.route.call(
+                        verb, keys, common + words, lane=lane, repeat=repeat, patience_s=patience_s, confirm=confirm
+                    )
+                except Refused as refused:
+                    certain = certain and refused.certain
+                    await self._refused(refused)
+                if not stays:
+                    raise LayoutChanged(certain=certain)
+        except StoreUnavailable as error:
+            if certain:
+                raise
+            raise error.unsure() from error
 
     async def _refused(self, refused: Refused) -> None:
         """Follow a growth that this process has not heard of; raise when it cannot."""
@@ -277,15 +293,17 @@ class Shard:
         limit: int = 0,
         window_ms: int = 600_000,
         patience_s: float | None = None,
+        stays: bool = False,
     ) -> list[str | None]:
         """Capture letters; return their ids, None for each that found the shard full.
 
         `limit` is the number of letters the shard may hold (0: any); a capture key is remembered for
         `window_ms` (0: not at all). A repeat answers the first id. Raises `QueueFull` when the server is out of
         memory. While it is certain that nothing was captured it tries for `patience_s` (None: as all calls).
+        Letters that do not stay have another home when the queue grows: `LayoutChanged`.
         """
         args = _arguments(letters, limit, window_ms)
-        return self._ids(await self.call("add", args, repeat=window_ms > 0, patience_s=patience_s))
+        return self._ids(await self.call("add", args, repeat=window_ms > 0, patience_s=patience_s, stays=stays))
 
     async def add_durably(
         self,
@@ -295,11 +313,12 @@ class Shard:
         limit: int = 0,
         window_ms: int = 600_000,
         patience_s: float | None = None,
+        stays: bool = False,
     ) -> list[str | NotReplicated | None]:
         """Capture letters as `add` does, and have that confirmed; return `NotReplicated` for each that was not."""
         args = _arguments(letters, limit, window_ms)
         reply, confirmed = await self.call(
-            "add", args, repeat=window_ms > 0, patience_s=patience_s, confirm=durability.command
+            "add", args, repeat=window_ms > 0, patience_s=patience_s, confirm=durability.command, stays=stays
         )
         return [id and (durability.refusal(id, confirmed) or id) for id in self._ids(reply)]
 
