@@ -16,6 +16,7 @@ from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.waiting import eventually, running, running_in_a_thread
 from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue, Letter
+from uno.event_bus.dead_letter.worker.reclaimer import Reclaimer
 
 
 async def resolved(queue: DeadLetterQueue, count: int) -> bool:
@@ -164,6 +165,25 @@ async def test_short_silences_of_the_heartbeats_keep_the_lease(queues: Queues, s
         assert runs == [1]
         await queue.aclose()
     assert (await other.stats()).totals["crashed"] == 0
+
+
+async def test_a_node_whose_clock_is_ahead_of_the_others_gets_its_letters_back(queues: Queues) -> None:
+    """What this process knows of the time it knows from other nodes as well; a lease ages by its own node's clock."""
+    queue = queues(lease_seconds=0.6, shards=1)
+    await queue.add({}, delay=0)
+    session = await queue._session()
+    now_ms = session.clock.now_ms
+    session.clock.now_ms = lambda: now_ms() - 60_000  # type: ignore[method-assign]  # another node was heard last
+    shard = session.store.shards[0]
+    await shard.take("a worker that died", 1)
+    async with anyio.create_task_group() as group:
+        group.start_soon(Reclaimer(session, shard, lambda: None).run)
+        await eventually(lambda: _has_suspect(queue), within_s=5)
+        group.cancel_scope.cancel()
+
+
+async def _has_suspect(queue: DeadLetterQueue) -> bool:
+    return (await queue.stats()).suspects == 1
 
 
 async def test_a_new_worker_takes_nothing_back_before_it_was_in_touch_for_a_lease(queues: Queues) -> None:
