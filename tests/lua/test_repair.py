@@ -196,7 +196,7 @@ async def test_large_bodies_bound_a_part(shard: Shard) -> None:
 
 async def test_an_empty_shard_is_walked_in_one_call(shard: Shard) -> None:
     """And gets its group."""
-    assert await shard.repair() == Repaired(b"")
+    assert await shard.repair() == Repaired(b"", remade=True)
 
 
 async def test_a_shard_that_changes_under_the_walk_ends_clean(shard: Shard, look: Look) -> None:

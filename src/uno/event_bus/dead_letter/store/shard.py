@@ -145,6 +145,8 @@ class Repaired:
     orphaned: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     rows_removed: int = 0
+    remade: bool = False
+    """The consumer group was missing: the whole shard should be looked at, at once."""
 
 
 LATEST_MS: Final = 10**15
@@ -416,7 +418,11 @@ class Shard:
         """Mend a bounded part of the shard: letters in no place or in two, rows without a letter."""
         reply = await self.call("repair", [cursor, idle_ms], lane="work")
         return Repaired(
-            reply[0], list(map(self.letter_id, reply[1])), list(map(self.letter_id, reply[2])), int(reply[3])
+            reply[0],
+            list(map(self.letter_id, reply[1])),
+            list(map(self.letter_id, reply[2])),
+            int(reply[3]),
+            bool(reply[5]),
         )
 
     async def expire(self, retention_ms: int) -> list[str]:
