@@ -182,6 +182,30 @@ async def test_a_node_whose_clock_is_ahead_of_the_others_gets_its_letters_back(q
         group.cancel_scope.cancel()
 
 
+async def test_a_suspect_runs_although_handlers_outlast_leases_and_there_is_always_more(queues: Queues) -> None:
+    """A worker that is never empty within a lease waits longer each time: no backlog keeps a suspect back for ever."""
+    lease_s = 0.4
+    queue = queues(lease_seconds=lease_s, shards=1, concurrency=4, batch_size=1)
+    ran: list[str] = []
+
+    @queue.handler("slow")
+    async def slow(event: float) -> None:
+        await anyio.sleep(event * lease_s)
+
+    queue.add_handler(lambda event: ran.append(event), "suspect")
+    await queue.add("suspect", type="suspect", delay=0)
+    shard = (await queue._store()).shards[0]
+    await shard.take("a worker that died", 1)
+    Look(queues.server.client, shard).age(60_000)
+    await shard.reclaim(lease_ms=1000, max_crashes=3)
+    assert await _has_suspect(queue)
+    await queue.add_many([1.5, 2.1, 2.9, 3.3] * 60, type="slow", delay=0)
+    async with running(queue) as worker:
+        await eventually(lambda: ran, within_s=12)
+        assert (await queue.stats()).open > 40, "the backlog has ended first"
+        worker.stop.set()
+
+
 async def _has_suspect(queue: DeadLetterQueue) -> bool:
     return (await queue.stats()).suspects == 1
 

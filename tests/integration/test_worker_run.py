@@ -197,6 +197,25 @@ async def test_process_of_an_empty_queue_returns_at_once(queues: Queues) -> None
     assert str(report) == "resolved 0, retried 0, parked 0, released 0, discarded 0, stale 0, unknown 0"
 
 
+async def test_process_takes_letters_back_from_dead_workers(queues: Queues) -> None:
+    """Where nothing else ever runs, nobody else would; what a worker holds that lives is not waited for."""
+    queue = queues(lease_seconds=0.6, shards=4)
+    done: list[int] = []
+    queue.add_handler(done.append)
+    for n in range(12):
+        await queue.add(n, delay=0)
+    for shard in (await queue._store()).shards:
+        await shard.take("a worker that died", 100)
+    started = monotonic()
+    await queue.process()
+    assert (monotonic() - started < 0.5, done) == (True, [])
+    await anyio.sleep(0.6)
+    with anyio.fail_after(10):
+        report = await queue.process()
+    assert (report.resolved, sorted(done)) == (12, list(range(12)))
+    assert (await queue.stats()).totals["crashed"] == 12
+
+
 async def test_process_can_be_cancelled_and_gives_back_what_it_holds(queues: Queues) -> None:
     """Nothing stays leased."""
     queue = queues(concurrency=2)

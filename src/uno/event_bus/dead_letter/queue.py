@@ -441,7 +441,11 @@ class DeadLetterQueue:
         return session.report
 
     async def process(self) -> Report:
-        """Work off what is due now, then return; letters that are due later stay scheduled."""
+        """Work off what is due now, then return; letters that are due later stay scheduled.
+
+        Letters of dead workers whose leases have run out are due as well: while there are any it stays, for a
+        lease at most until it may take them back, and runs them.
+        """
         session = await self._session()
         await Worker(session).run(until_idle=True)
         return session.report

@@ -15,6 +15,7 @@ from uno.event_bus.dead_letter.letter import Counters, Lease, Letter, LetterStat
 from uno.event_bus.dead_letter.store.durability import Durability
 from uno.event_bus.dead_letter.store.layout import shard_key, shard_tag, slot_of
 from uno.event_bus.dead_letter.store.layout_record import Layout
+from uno.event_bus.dead_letter.store.meaning import Meaning, classify
 from uno.event_bus.dead_letter.store.node import LONGEST_BLOCK_S, Lane, Word
 from uno.event_bus.dead_letter.store.route import Refused, Route
 from uno.event_bus.dead_letter.store.scripts import PROTOCOL, script
@@ -451,6 +452,17 @@ class Shard:
             args += (self.stream_id(seen.letter_id), seen.state, seen.since_ms)
         # Not repeated after an unknown outcome: the verb would answer CHANGED for its own change.
         return [Answer(answer.decode()) for answer in await self.call(name, args, repeat=False)]
+
+    async def has_leases_older_than(self, seconds: float) -> bool:
+        """Whether a lease was not renewed for so long; also when the shard does not answer now."""
+        idle_ms = int(seconds * 1000)
+        try:
+            rows = await self.route.send(
+                "XPENDING", self.key("letters"), "workers", "IDLE", idle_ms, "-", "+", 1, lane="work"
+            )
+        except Exception as error:
+            return classify(error) is not Meaning.FATAL  # that is: no group
+        return bool(rows)
 
     async def wait(self, after: bytes, timeout_s: float) -> None:
         """Return when the stream has an entry past the id `after`, or after `timeout_s` (at most 2 s).

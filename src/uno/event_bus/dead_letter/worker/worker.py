@@ -61,30 +61,28 @@ class Worker:
                     taking.start_soon(keep_running, "assignment", assignment.run)
                     background.start_soon(self._announce, assignment)
                 for shard in self._session.store.shards:
-                    self._look_after(shard, background, taking, reclaiming=not until_idle)
+                    self._look_after(shard, background, taking)
                 await (self._idle() if until_idle else self._stop.wait())
                 assignment.leave()
                 self._session.holdings.shut()
                 for taker in self._takers:
                     taker.wake()
 
-    def _look_after(self, shard: Shard, background: TaskGroup, taking: TaskGroup, *, reclaiming: bool) -> None:
+    def _look_after(self, shard: Shard, background: TaskGroup, taking: TaskGroup) -> None:
         """Start the roles of one shard; they rest while it is not served."""
         taker = Taker(self._session, shard, self._crew.dispatch)
         sweeper = Sweeper(self._session, taker)
         self._takers.append(taker)
         self._sweepers.append(sweeper)
         background.start_soon(keep_running, "sweeper", sweeper.run)
-        if reclaiming:
-            reclaimer = Reclaimer(self._session, shard, taker.suspect_seen)
-            background.start_soon(keep_running, "reclaimer", reclaimer.run)
+        background.start_soon(keep_running, "reclaimer", Reclaimer(self._session, shard, taker.suspect_seen).run)
         taking.start_soon(keep_running, "taker", taker.run)
 
     def _reassigned(self, background: TaskGroup, taking: TaskGroup) -> None:
         """Serve other shards than before; some of them may be new."""
         for shard in self._session.store.shards[len(self._takers) :]:
             self._crew.look_after(shard, background)
-            self._look_after(shard, background, taking, reclaiming=True)
+            self._look_after(shard, background, taking)
         for taker in self._takers:
             taker.wake()
 
@@ -96,12 +94,24 @@ class Worker:
         self.ready.set()
 
     async def _idle(self) -> None:
-        """Wait until no shard has anything due and nothing is held."""
+        """Wait until no shard has anything due and nothing is held, and no lease of a dead worker has run out."""
         holdings = self._session.holdings
         while not self._stop.is_set():
-            idle = all(taker.is_idle for taker in self._takers) and holdings.is_empty
-            behind = any(sweeper.is_behind for sweeper in self._sweepers)
-            if idle and not behind and not self._isolator.has_due():
-                return
-            with anyio.move_on_after(0.01):
+            pause_s = 0.01
+            if self._is_idle():
+                if not await self._have_leases_run_out():
+                    return
+                pause_s = self._session.tick_s  # until the reclaimers may take them back
+            with anyio.move_on_after(pause_s):
                 await holdings.changed()
+
+    def _is_idle(self) -> bool:
+        idle = all(taker.is_idle for taker in self._takers) and self._session.holdings.is_empty
+        behind = any(sweeper.is_behind for sweeper in self._sweepers)
+        return idle and not behind and not self._isolator.has_due()
+
+    async def _have_leases_run_out(self) -> bool:
+        """Whether letters wait to be taken back: where only `process` is used, nobody else will."""
+        if self._session.is_stuck:
+            return False
+        return any([await taker.shard.has_leases_older_than(self._session.lease_s) for taker in self._takers])
