@@ -33,6 +33,9 @@ if not idle_ms then
 end
 
 local KEY_OF = { suspect = suspects, scheduled = schedule, held = held, parked = parked }
+if tonumber(known[2] or '0') < tonumber(ARGV[2]) then
+  redis.call('HSET', meta, 'epoch', ARGV[2]) -- a failover took it back: callers of the earlier layout would go on here
+end
 local mark, remade = ensure_group()
 local orphaned, doubled, rows_removed = {}, {}, 0
 

@@ -10,7 +10,7 @@ from tests.integration.conftest import Queues
 from tests.support.load import finish, under_load
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, running
 from uno.event_bus.dead_letter import ConfigError, DeadLetterConfig, DeadLetterQueue, LayoutMismatch, StoreUnavailable
 from uno.event_bus.dead_letter.store.layout import queue_key, shard_key
 from uno.event_bus.dead_letter.store.route import Refused
@@ -118,6 +118,22 @@ async def test_a_growth_whose_maker_died_is_ended_by_whoever_meets_it(
     assert await queue.add({}, event_id="after", delay=60) != id
     await eventually(partial(_has, queue, 4))
     assert server.client.hget(queue_key("default", "layout"), "growing") is None
+
+
+async def test_a_growth_that_a_failover_took_from_the_record_is_written_again(queues: Queues, server: Server) -> None:
+    """The shards have it, and refuse whoever reads the record: a worker that knows puts it back."""
+    queue, key = queues(shards=1, lease_seconds=1), queue_key("default", "layout")
+    await queue.open()
+    before = server.client.hgetall(key)
+    await queue.reshard(4)
+    server.client.delete(key)
+    server.client.hset(key, mapping=before)
+    async with running(queue):
+        later = queues(shards=1)
+        await later.open()
+        await eventually(lambda: server.client.hget(key, "epoch") == b"2")
+        ids = await later.add_many([{}] * 50, delay=60)
+    assert {id.partition("-")[0] for id in ids} == {str(n) for n in range(4)}
 
 
 async def _has(queue: DeadLetterQueue, shards: int) -> bool:

@@ -79,6 +79,8 @@ class Assignment:
             enlisted = await self._registry.enlist(self._info(), ttl_ms=ttl_ms)
             if enlisted.epoch is not None and enlisted.epoch > store.layout.epoch:
                 await store.follow(enlisted.epoch)
+            elif enlisted.epoch is not None and enlisted.epoch < store.layout.epoch:
+                await store.restore()
         except DeadLetterError as error:
             self._trouble.failed("who else works is not known, this worker serves what it served", error)
             workers = None
