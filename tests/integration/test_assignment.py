@@ -115,3 +115,32 @@ async def test_a_registry_that_is_wiped_or_of_another_type_stops_nobody(queues: 
         await eventually(lambda: _is_empty(looking), within_s=10)
         server.client.delete(key)
         await becomes_even(looking, 2)
+
+
+async def test_a_worker_whose_handlers_hang_leaves_its_shards_to_others(queues: Queues) -> None:
+    """It lives, and keeps what it holds; but letters of its shards would wait for it for ever. Later it serves again."""
+    hanging, other = queues(shards=4, lease_seconds=1, concurrency=2), queues(shards=4, lease_seconds=1)
+    hangs, may_end = 0, anyio.Event()
+    ran: list[int] = []
+
+    @hanging.handler()
+    async def hang(event: int) -> None:
+        nonlocal hangs
+        hangs += 1
+        await may_end.wait()
+
+    other.add_handler(ran.append)
+    async with running(hanging):
+        await hanging.add_many([-1, -2], delay=0)
+        await eventually(lambda: hangs == 2)
+        async with running(other):
+            await other.add_many(list(range(100)), delay=0)
+            await eventually(lambda: len(ran) == 100, within_s=15)
+            assert hangs == 2
+            may_end.set()
+            await eventually(lambda: _works_evenly(other))
+    assert (await other.stats()).totals["crashed"] == 0
+
+
+async def _works_evenly(queue: DeadLetterQueue) -> bool:
+    return is_even(await split(queue), 2, 4)

@@ -36,12 +36,15 @@ RESIGN_S = 1.0
 class Assignment:
     """Enlists this worker, and says what it serves: while the registry is away, what it served last.
 
-    `changed` is called when that is another set of shards, or the queue has grown.
+    `changed` is called when that is another set of shards, or the queue has grown. While `is_able` says that the
+    worker comes to take nothing, it leaves its shards to others, and serves them as well as it can.
     """
 
-    def __init__(self, session: Session, changed: Callable[[], None]) -> None:
+    def __init__(self, session: Session, changed: Callable[[], None], is_able: Callable[[], bool]) -> None:
         self._session = session
         self._changed = changed
+        self._is_able = is_able
+        self._has_resigned = False
         self._registry = session.store.registry
         self._trouble = session.outages.of("registry")
         self._started_at = time.time()
@@ -76,6 +79,10 @@ class Assignment:
         store = self._session.store
         ttl_ms = int(SILENT_AFTER_BEATS * self._session.lease_s * 1000 / BEATS_PER_LEASE)
         try:
+            if self.known.is_set() and not self._is_able():
+                await self._resign()
+                return False
+            self._has_resigned = False
             enlisted = await self._registry.enlist(self._info(), ttl_ms=ttl_ms)
             if enlisted.epoch is not None and enlisted.epoch > store.layout.epoch:
                 await store.follow(enlisted.epoch)
@@ -88,6 +95,12 @@ class Assignment:
             self._trouble.over()
             workers = enlisted.workers
         return self._serve(workers)
+
+    async def _resign(self) -> None:
+        if not self._has_resigned:
+            logger.warning("this worker comes to take no letters; others are to serve its shards, too")
+            self._has_resigned = True
+        await self._registry.resign(self._session.consumer)
 
     def _serve(self, workers: list[str] | None) -> bool:
         """Serve this worker's part; everything, when it never heard of others."""

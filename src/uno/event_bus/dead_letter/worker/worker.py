@@ -1,6 +1,7 @@
 """The worker: every role in one task group, a readiness handshake, and an ordered stop."""
 
 from functools import partial
+from time import monotonic
 
 import anyio
 from anyio.abc import TaskGroup
@@ -16,6 +17,10 @@ from uno.event_bus.dead_letter.worker.taker import Taker
 from uno.event_bus.dead_letter.worker.watchdog import Watchdog
 
 __all__ = ["Worker"]
+
+UNABLE_AFTER_S = 5.0
+"""A worker that has taken nothing for this long, or for a lease, leaves its shards to others: an idle one asks each
+second."""
 
 
 class Worker:
@@ -55,7 +60,8 @@ class Worker:
             background.start_soon(keep_running, "isolator", self._isolator.run)
             background.start_soon(keep_running, "watchdog", Watchdog(self._session, self._takers).run)
             async with anyio.create_task_group() as taking:
-                assignment = Assignment(self._session, partial(self._reassigned, background, taking))
+                reassigned = partial(self._reassigned, background, taking)
+                assignment = Assignment(self._session, reassigned, self._is_able)
                 if not until_idle:
                     assignment.begin()
                     taking.start_soon(keep_running, "assignment", assignment.run)
@@ -85,6 +91,16 @@ class Worker:
             self._look_after(shard, background, taking)
         for taker in self._takers:
             taker.wake()
+
+    def _is_able(self) -> bool:
+        """Whether any shard that is served was lately asked for letters, and has answered.
+
+        None was when handlers hang in all places, every thread is left, a suspect runs alone for long, or the nodes
+        of these shards cannot be reached from here.
+        """
+        since = monotonic() - max(self._session.lease_s, UNABLE_AFTER_S)
+        served = [taker for taker in self._takers if taker.shard.index in self._session.served]
+        return not served or any(taker.replied_at > since for taker in served)
 
     async def _announce(self, assignment: Assignment) -> None:
         await assignment.known.wait()
