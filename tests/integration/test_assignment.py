@@ -118,7 +118,7 @@ async def test_a_registry_that_is_wiped_or_of_another_type_stops_nobody(queues: 
 
 
 async def test_a_worker_whose_handlers_hang_leaves_its_shards_to_others(queues: Queues) -> None:
-    """It lives, and keeps what it holds; but letters of its shards would wait for it for ever. Later it serves again."""
+    """It lives, and keeps what it holds; but letters of its shards would wait for ever. Later it serves again."""
     hanging, other = queues(shards=4, lease_seconds=1, concurrency=2), queues(shards=4, lease_seconds=1)
     hangs, may_end = 0, anyio.Event()
     ran: list[int] = []

@@ -44,7 +44,7 @@ class Assignment:
         self._session = session
         self._changed = changed
         self._is_able = is_able
-        self._has_resigned = False
+        self._unable_beats = 0
         self._registry = session.store.registry
         self._trouble = session.outages.of("registry")
         self._started_at = time.time()
@@ -79,16 +79,16 @@ class Assignment:
         store = self._session.store
         ttl_ms = int(SILENT_AFTER_BEATS * self._session.lease_s * 1000 / BEATS_PER_LEASE)
         try:
-            if self.known.is_set() and not self._is_able():
-                await self._resign()
+            if self._is_to_resign():
+                await self._registry.resign(self._session.consumer)
                 return False
-            self._has_resigned = False
             enlisted = await self._registry.enlist(self._info(), ttl_ms=ttl_ms)
             if enlisted.epoch is not None and enlisted.epoch > store.layout.epoch:
                 await store.follow(enlisted.epoch)
             elif enlisted.epoch is not None and enlisted.epoch < store.layout.epoch:
                 await store.restore()
         except DeadLetterError as error:
+            self._unable_beats = 0
             self._trouble.failed("who else works is not known, this worker serves what it served", error)
             workers = None
         else:
@@ -96,11 +96,12 @@ class Assignment:
             workers = enlisted.workers
         return self._serve(workers)
 
-    async def _resign(self) -> None:
-        if not self._has_resigned:
+    def _is_to_resign(self) -> bool:
+        """Whether two beats in a row found the worker unable: after an outage its shards take a moment."""
+        self._unable_beats = 0 if self._is_able() or not self.known.is_set() else self._unable_beats + 1
+        if self._unable_beats == 2:
             logger.warning("this worker comes to take no letters; others are to serve its shards, too")
-            self._has_resigned = True
-        await self._registry.resign(self._session.consumer)
+        return self._unable_beats >= 2
 
     def _serve(self, workers: list[str] | None) -> bool:
         """Serve this worker's part; everything, when it never heard of others."""
