@@ -192,7 +192,7 @@ async def test_a_suspect_runs_although_handlers_outlast_leases_and_there_is_alwa
     async def slow(event: float) -> None:
         await anyio.sleep(event * lease_s)
 
-    queue.add_handler(lambda event: ran.append(event), "suspect")
+    queue.add_handler(ran.append, "suspect")
     await queue.add("suspect", type="suspect", delay=0)
     shard = (await queue._store()).shards[0]
     await shard.take("a worker that died", 1)

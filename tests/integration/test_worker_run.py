@@ -535,6 +535,25 @@ async def test_a_take_whose_reply_is_lost_is_released(queues: Queues, server: Se
         await queue.aclose()
 
 
+async def test_a_take_whose_reply_is_lost_before_the_end_is_released_all_the_same(
+    queues: Queues, server: Server
+) -> None:
+    """A worker that is told to stop has no time for two beats: its letters are due at once, no crash is counted."""
+    with Proxy(server.url) as proxy:
+        queue, other = queues(proxy.url, shards=1, lease_seconds=30), queues(shards=1)
+        done: list[Any] = []
+        queue.add_handler(done.append)
+        async with running(queue) as worker:
+            proxy.lose_replies("take", 1)
+            await queue.add({}, delay=0)
+            await eventually(lambda: proxy.replies_to_lose == 0)
+            worker.stop.set()
+        assert done == []
+        stats = await other.stats()
+        assert (stats.leased, stats.scheduled) == (0, 1)
+        await queue.aclose()
+
+
 async def test_a_settle_that_is_not_answered_for_long_is_not_called_stale(
     queues: Queues, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -27,7 +27,7 @@ class Isolator:
         self._takers = takers
         self._trouble = session.outages.of("isolator")
         self._patience = 1
-        """Leases that the worker gets to become empty: twice as many after each vain try, so that it does in the end."""
+        """Leases that the worker gets to become empty: twice as many after each vain try."""
 
     def has_due(self) -> bool:
         """Whether a suspect is due on any shard, as far as the last replies tell, and could be run here."""

@@ -96,6 +96,8 @@ class Session:
     report: Report = field(default_factory=Report)
     beaten_at: dict[int, float] = field(default_factory=dict)
     """Shard index → monotonic time of the last heartbeat that the shard has answered."""
+    unheard: set[int] = field(default_factory=set)
+    """Indexes of shards of which a `take` was not answered: what it leased, if it did, has to be given back."""
     outages: Outages = field(default_factory=Outages)
     served: Served = field(default_factory=Served)
     holdings: Holdings = field(init=False)
