@@ -77,6 +77,6 @@ local next_cursor = walk_shard(cursor, mark, mend)
 count('orphaned', #orphaned)
 if next_cursor == '' then
   remove_idle_consumers()
-  balance(#redis.call('XRANGE', letters, '(' .. mark, '+', 'COUNT', 1) > 0)
+  balance(#entries_after(mark, '+', 1) > 0)
 end
 return { next_cursor, orphaned, doubled, rows_removed, mark, remade and 1 or 0 }
