@@ -24,6 +24,7 @@ from tests.support.waiting import eventually
 from uno.event_bus.dead_letter import (
     ConfigError,
     DeadLetterConfig,
+    DeadLetterError,
     DeadLetterQueue,
     DeadLetterReason,
     Disabled,
@@ -519,6 +520,33 @@ async def test_an_outcome_is_unknown_when_any_of_the_tries_may_have_run(queues: 
         assert not failed.value.certain
         proxy.heal()
         assert await queue.add({}, event_id="e", delay=60)
+        assert (await queue.stats()).open == 2
+        await queue.aclose()
+
+
+async def test_an_outcome_is_unknown_when_memory_is_full_only_for_the_repeat(queues: Queues, server: Server) -> None:
+    """`QueueFull` would say that nothing was captured; but the first try was, and only its reply is lost."""
+    with Proxy(server.url) as proxy:
+        queue = queues(proxy.url)
+        await queue.add({}, delay=60)
+        proxy.lose_replies("add", 1)
+        failures: list[DeadLetterError] = []
+
+        async def add() -> None:
+            with pytest.raises(DeadLetterError) as failed:
+                await queue.add({}, event_id="e", delay=60)
+            failures.append(failed.value)
+
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(add)
+                await eventually(lambda: proxy.replies_to_lose == 0)
+                proxy.refusing = True
+                server.client.config_set("maxmemory", 1)
+                proxy.heal()
+        finally:
+            server.client.config_set("maxmemory", 0)
+        assert isinstance(failures[0], StoreUnavailable) and not failures[0].certain
         assert (await queue.stats()).open == 2
         await queue.aclose()
 

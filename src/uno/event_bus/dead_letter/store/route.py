@@ -132,7 +132,7 @@ class Route:
         match meaning:
             case Meaning.FATAL:
                 return refusal(error, node.target.name)
-            case Meaning.FULL:
+            case Meaning.FULL if certain:  # else an earlier try may have had room
                 return QueueFull(self._queue)
             case Meaning.REFUSED:
                 code, _, known = str(error).partition(" ")
