@@ -524,8 +524,11 @@ async def test_an_outcome_is_unknown_when_any_of_the_tries_may_have_run(queues: 
         await queue.aclose()
 
 
-async def test_an_outcome_is_unknown_when_memory_is_full_only_for_the_repeat(queues: Queues, server: Server) -> None:
-    """`QueueFull` would say that nothing was captured; but the first try was, and only its reply is lost."""
+@pytest.mark.parametrize(("setting", "value", "before"), [("maxmemory", 1, 0), ("requirepass", "secret", "")])
+async def test_an_outcome_is_unknown_when_only_the_repeat_is_refused(
+    queues: Queues, server: Server, setting: str, value: str | int, before: str | int
+) -> None:
+    """`QueueFull` or `ConfigError` would say that nothing was captured; but the first try was, its reply is lost."""
     with Proxy(server.url) as proxy:
         queue = queues(proxy.url)
         await queue.add({}, delay=60)
@@ -542,10 +545,10 @@ async def test_an_outcome_is_unknown_when_memory_is_full_only_for_the_repeat(que
                 group.start_soon(add)
                 await eventually(lambda: proxy.replies_to_lose == 0)
                 proxy.refusing = True
-                server.client.config_set("maxmemory", 1)
+                server.client.config_set(setting, value)
                 proxy.heal()
         finally:
-            server.client.config_set("maxmemory", 0)
+            server.client.config_set(setting, before)
         assert isinstance(failures[0], StoreUnavailable) and not failures[0].certain
         assert (await queue.stats()).open == 2
         await queue.aclose()

@@ -130,9 +130,10 @@ class Route:
     def _failure(self, meaning: Meaning, error: Exception, node: Node, certain: bool) -> Exception:
         """Return what the caller is told."""
         match meaning:
-            case Meaning.FATAL:
+            # Of a repeat they would say that nothing was done; but an earlier try may have had the right, or the room.
+            case Meaning.FATAL if certain:
                 return refusal(error, node.target.name)
-            case Meaning.FULL if certain:  # else an earlier try may have had room
+            case Meaning.FULL if certain:
                 return QueueFull(self._queue)
             case Meaning.REFUSED:
                 code, _, known = str(error).partition(" ")
