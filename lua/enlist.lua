@@ -17,9 +17,13 @@ local worker, ttl_ms, info = ARGV[4], tonumber(ARGV[5]), ARGV[6]
 
 redis.call('ZADD', workers, int(now_ms + ttl_ms), worker)
 redis.call('HSET', worker_info, worker, info)
-local silent = redis.call('ZRANGEBYSCORE', workers, '-inf', '(' .. int(now_ms), 'LIMIT', 0, 1000)
-if #silent > 0 then
-  redis.call('HDEL', worker_info, unpack(silent))
-  redis.call('ZREM', workers, unpack(silent))
+-- Who would live for far longer than a worker says of itself is a stranger's row, or one from before a failover set
+-- the clock back: its shards would be served by nobody. One that does live says so again.
+for _, range in ipairs({ { '-inf', '(' .. int(now_ms) }, { '(' .. int(now_ms + 2 * ttl_ms), '+inf' } }) do
+  local gone = redis.call('ZRANGEBYSCORE', workers, range[1], range[2], 'LIMIT', 0, 1000)
+  if #gone > 0 then
+    redis.call('HDEL', worker_info, unpack(gone))
+    redis.call('ZREM', workers, unpack(gone))
+  end
 end
 return {redis.call('HGET', layout, 'epoch') or '', redis.call('ZRANGE', workers, 0, -1)}

@@ -13,7 +13,7 @@
 --       4 cursor text: empty first, then what the last call gave
 --       5 idle int ms: consumers that hold nothing and have been idle for longer are removed
 -- GIVES cursor (empty: the walk is at its end);  ids sent to schedule, orphaned;  ids taken out of a weaker
---       place;  rows removed int;  mark
+--       place;  rows removed int;  mark;  remade 0|1: the group was missing
 -- FAILS UPGRADE, LAYOUT
 -- COST  O(500 log m + consumers): m letters in the shard; bodies of at most 4 MiB and ten entries more
 
@@ -33,7 +33,10 @@ if not idle_ms then
 end
 
 local KEY_OF = { suspect = suspects, scheduled = schedule, held = held, parked = parked }
-local mark = ensure_group()
+if tonumber(known[2] or '0') < tonumber(ARGV[2]) then
+  redis.call('HSET', meta, 'epoch', ARGV[2]) -- a failover took it back: callers of the earlier layout would go on here
+end
+local mark, remade = ensure_group()
 local orphaned, doubled, rows_removed = {}, {}, 0
 
 local function remove_row(place, id)
@@ -74,6 +77,6 @@ local next_cursor = walk_shard(cursor, mark, mend)
 count('orphaned', #orphaned)
 if next_cursor == '' then
   remove_idle_consumers()
-  balance(#redis.call('XRANGE', letters, '(' .. mark, '+', 'COUNT', 1) > 0)
+  balance(#entries_after(mark, '+', 1) > 0)
 end
-return { next_cursor, orphaned, doubled, rows_removed, mark }
+return { next_cursor, orphaned, doubled, rows_removed, mark, remade and 1 or 0 }

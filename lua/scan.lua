@@ -67,7 +67,7 @@ end
 local mark = peek_mark()
 local page, looked, bytes, at_end = {}, 0, 0, false
 while #page < most and looked < MOST and bytes < BYTES and not at_end do
-  local entries = redis.call('XRANGE', letters, last == '-' and '-' or '(' .. last, '+', 'COUNT', 10)
+  local entries = entries_after(last, '+', 10)
   at_end = #entries < 10
   for _, entry in ipairs(entries) do
     if #page == most then

@@ -60,6 +60,15 @@ local function peek_mark()
   return redis.call('HGET', meta, 'mark') or mark_without_meta(has_group())
 end
 
+-- At most `most` entries after `id` (`-`: from the first on), up to the id `to`.
+local LAST = '18446744073709551615-18446744073709551615' -- a stranger's; Redis refuses a range that begins after it
+local function entries_after(id, to, most)
+  if id == LAST then
+    return {}
+  end
+  return redis.call('XRANGE', letters, id == '-' and '-' or '(' .. id, to, 'COUNT', most)
+end
+
 -- Whether stream id a is later than b, part by part: the ms part alone may pass 2^53 in a stranger's id.
 local function later(a, b)
   local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')

@@ -1,5 +1,5 @@
 -- intake: walk from the mark over new letters, without moving it yet.
--- NEEDS letters, meta, schedule, now_ms, int, field, size_of, count
+-- NEEDS letters, meta, schedule, now_ms, int, field, size_of, count, entries_after
 
 local BYTE_BUDGET = 4 * 1024 * 1024 -- of bodies in one call
 local STEP = 10 -- entries a read: at most ten bodies are read beyond the budget
@@ -10,7 +10,7 @@ local function walk_new(mark, want, limit)
   local ready, delayed, last, foreign, drained, bytes = {}, {}, mark, 0, false, 0
   local passed, found = 0, 0
   while found < want and passed < limit and bytes < BYTE_BUDGET and not drained do
-    local entries = redis.call('XRANGE', letters, '(' .. last, '+', 'COUNT', STEP)
+    local entries = entries_after(last, '+', STEP)
     drained = #entries < STEP
     for i = 1, #entries do
       if found == want or passed == limit then

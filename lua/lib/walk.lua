@@ -1,5 +1,5 @@
 -- walk: go over a shard by cursor, a bounded part a call, and hand over what breaks its invariants.
--- NEEDS letters, state, history, INDEXES, later, is_missing, size_of
+-- NEEDS letters, state, history, INDEXES, later, is_missing, size_of, entries_after, LAST
 
 local MOST, BYTES = 500, 4 * 1024 * 1024
 local PHASES = { 'letters', 'suspect', 'scheduled', 'held', 'parked', 'state', 'history', 'leases' }
@@ -23,7 +23,7 @@ end
 local function walk_letters(work, at, mark, found)
   local last = at
   while work.left > 0 and work.bytes > 0 do
-    local entries = redis.call('XRANGE', letters, last == '-' and '-' or '(' .. last, mark, 'COUNT', 10)
+    local entries = entries_after(last, mark, 10)
     for _, entry in ipairs(entries) do
       local places = places_of(entry[1])
       if #places ~= 1 then
@@ -80,7 +80,7 @@ end
 
 local function walk_leases(work, at, found)
   local last = at
-  while work.left > 0 and work.bytes > 0 do
+  while work.left > 0 and work.bytes > 0 and last ~= LAST do
     local rows = redis.pcall('XPENDING', letters, 'workers', last == '-' and '-' or '(' .. last, '+', 10)
     if is_missing(rows) then
       return nil
@@ -98,7 +98,7 @@ local function walk_leases(work, at, found)
       return nil
     end
   end
-  return last
+  return last ~= LAST and last or nil
 end
 
 -- cursor: empty at first, then what the last call gave. Calls found(kind, id, places) with kind `orphan` (in no

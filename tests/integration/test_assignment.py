@@ -127,3 +127,32 @@ async def test_a_worker_that_serves_fewer_shards_closes_the_connections_that_wai
             await becomes_even(looking, 4)
             await looking.aclose()
             await eventually(lambda: len(queues.connections()) <= 4 * 3 + 8, within_s=5)
+
+
+async def test_a_worker_whose_handlers_hang_leaves_its_shards_to_others(queues: Queues) -> None:
+    """It lives, and keeps what it holds; but letters of its shards would wait for ever. Later it serves again."""
+    hanging, other = queues(shards=4, lease_seconds=1, concurrency=2), queues(shards=4, lease_seconds=1)
+    hangs, may_end = 0, anyio.Event()
+    ran: list[int] = []
+
+    @hanging.handler()
+    async def hang(event: int) -> None:
+        nonlocal hangs
+        hangs += 1
+        await may_end.wait()
+
+    other.add_handler(ran.append)
+    async with running(hanging):
+        await hanging.add_many([-1, -2], delay=0)
+        await eventually(lambda: hangs == 2)
+        async with running(other):
+            await other.add_many(list(range(100)), delay=0)
+            await eventually(lambda: len(ran) == 100, within_s=15)
+            assert hangs == 2
+            may_end.set()
+            await eventually(lambda: _works_evenly(other))
+    assert (await other.stats()).totals["crashed"] == 0
+
+
+async def _works_evenly(queue: DeadLetterQueue) -> bool:
+    return is_even(await split(queue), 2, 4)

@@ -67,6 +67,34 @@ async def test_what_is_not_confirmed_is_told_and_may_be_repeated(
     assert (await queue.stats()).open == 3
 
 
+async def test_a_repeat_after_a_growth_is_confirmed_in_its_home_of_before(
+    queues: Queues, server: Server, replica: Server
+) -> None:
+    """The key is found there; that it is there says nothing of the replicas."""
+    queue = queues(durability="replicated", operation_timeout=0.4, shards=1)
+    names = [f"event-{n}" for n in range(8)]
+    replica.send(signal.SIGSTOP)
+    try:
+        with pytest.raises(PartialCapture):
+            await queue.add_many([{}] * 8, event_ids=names, delay=60)
+        await queue.reshard(8)
+        with pytest.raises(PartialCapture) as again:
+            await queue.add_many([{}] * 8, event_ids=names, delay=60)
+        assert {type(error) for error in again.value.errors.values()} == {NotReplicated}
+        assert len(again.value.errors) == 8
+    finally:
+        replica.send(signal.SIGCONT)
+    await eventually(lambda: _are_confirmed(queue, names), within_s=10)
+    assert (await queue.stats()).open == 8
+
+
+async def _are_confirmed(queue: DeadLetterQueue, names: list[str]) -> bool:
+    try:
+        return len(set(await queue.add_many([{}] * 8, event_ids=names, delay=60))) == 8
+    except PartialCapture:
+        return False
+
+
 async def _is_confirmed(queue: DeadLetterQueue, letter_id: str = "") -> bool:
     """Repeat a capture by its event id; answer whether it is confirmed now, as the letter that it was."""
     try:

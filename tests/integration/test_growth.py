@@ -1,6 +1,7 @@
 """reshard: a live queue gets more shards; nothing is lost or captured twice, and nobody has to be restarted."""
 
 from functools import partial
+from typing import Any
 
 import anyio
 import pytest
@@ -8,9 +9,12 @@ import pytest
 from tests.integration.conftest import Queues
 from tests.support.load import finish, under_load
 from tests.support.places import Place
-from tests.support.waiting import eventually
-from uno.event_bus.dead_letter import ConfigError, DeadLetterConfig, DeadLetterQueue, LayoutMismatch
+from tests.support.proxy import Proxy
+from tests.support.servers import Server
+from tests.support.waiting import eventually, running
+from uno.event_bus.dead_letter import ConfigError, DeadLetterConfig, DeadLetterQueue, LayoutMismatch, StoreUnavailable
 from uno.event_bus.dead_letter.store.layout import queue_key, shard_key
+from uno.event_bus.dead_letter.store.route import Refused
 
 
 async def shards_of(queue: DeadLetterQueue) -> int:
@@ -31,6 +35,44 @@ async def test_a_repeat_finds_its_letter_in_its_home_of_before(queues: Queues, p
     assert {id.partition("-")[0] for id in more} == {str(n) for n in range(8)}
     assert await shards_of(other) == 8
     assert [letter.id async for letter in queue.letters()] and (await queue.stats()).open == 250
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "without a name"])
+async def test_a_growth_between_a_lost_reply_and_its_repeat_captures_nothing_twice(
+    queues: Queues, server: Server, named: bool
+) -> None:
+    """Also letters whose ids the engine made: no key tells of them in a new home, so they stay where they are tried."""
+    with Proxy(server.url) as proxy:
+        queue, operator = queues(proxy.url, shards=1, operation_timeout=5.0), queues(shards=1)
+        await queue.add({}, delay=60)
+        proxy.lose_replies("add", 1)
+        names = [f"event-{n}" for n in range(20)] if named else None
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(queue.add_many, [{}] * 20, event_ids=names, delay=60))
+            await eventually(lambda: proxy.replies_to_lose == 0)
+            proxy.refusing = True
+            await operator.reshard(16)
+            proxy.heal()
+        stats = await operator.stats()
+        assert (stats.open, stats.totals["captured"], stats.totals["repeated"]) == (21, 21, 20)
+        await queue.aclose()
+
+
+@pytest.mark.parametrize("event_id", ["e", None], ids=["named", "without a name"])
+async def test_an_unknown_outcome_stays_unknown_after_a_growth(queues: Queues, event_id: str | None) -> None:
+    """The first try may have run; that the node is away when the growth has been heard of says nothing of it."""
+    queue = queues(shards=1)
+    await queue.add({}, delay=60)
+    await queues(shards=1).reshard(16)
+    errors = iter([Refused("LAYOUT", 2, certain=False)])
+
+    async def call(*args: Any, **how: Any) -> Any:
+        raise next(errors, StoreUnavailable("it is away", certain=True))
+
+    (await queue._store()).shards[0].route.call = call  # type: ignore[method-assign]
+    with pytest.raises(StoreUnavailable) as failed:
+        await queue.add({}, delay=60, event_id=event_id)
+    assert not failed.value.certain
 
 
 async def test_ordering_keys_keep_their_homes(queues: Queues) -> None:
@@ -75,6 +117,22 @@ async def test_a_growth_whose_maker_died_is_ended_by_whoever_meets_it(queues: Qu
     assert await queue.add({}, event_id="after", delay=60) != id
     await eventually(partial(_has, queue, 4))
     assert place.client.hget(queue_key("default", "layout"), "growing") is None
+
+
+async def test_a_growth_that_a_failover_took_from_the_record_is_written_again(queues: Queues, server: Server) -> None:
+    """The shards have it, and refuse whoever reads the record: a worker that knows puts it back."""
+    queue, key = queues(shards=1, lease_seconds=1), queue_key("default", "layout")
+    await queue.open()
+    before = server.client.hgetall(key)
+    await queue.reshard(4)
+    server.client.delete(key)
+    server.client.hset(key, mapping=before)
+    async with running(queue):
+        later = queues(shards=1)
+        await later.open()
+        await eventually(lambda: server.client.hget(key, "epoch") == b"2")
+        ids = await later.add_many([{}] * 50, delay=60)
+    assert {id.partition("-")[0] for id in ids} == {str(n) for n in range(4)}
 
 
 async def _has(queue: DeadLetterQueue, shards: int) -> bool:

@@ -20,10 +20,12 @@ import pytest
 from tests.integration.conftest import Queues
 from tests.support.places import Place
 from tests.support.proxy import Proxy
+from tests.support.servers import Server
 from tests.support.waiting import eventually
 from uno.event_bus.dead_letter import (
     ConfigError,
     DeadLetterConfig,
+    DeadLetterError,
     DeadLetterQueue,
     DeadLetterReason,
     Disabled,
@@ -533,6 +535,36 @@ async def test_an_outcome_is_unknown_when_any_of_the_tries_may_have_run(queues: 
         assert not failed.value.certain
         proxy.heal()
         assert await queue.add({}, event_id="e", delay=60)
+        assert (await queue.stats()).open == 2
+        await queue.aclose()
+
+
+@pytest.mark.parametrize(("setting", "value", "before"), [("maxmemory", 1, 0), ("requirepass", "secret", "")])
+async def test_an_outcome_is_unknown_when_only_the_repeat_is_refused(
+    queues: Queues, server: Server, setting: str, value: str | int, before: str | int
+) -> None:
+    """`QueueFull` or `ConfigError` would say that nothing was captured; but the first try was, its reply is lost."""
+    with Proxy(server.url) as proxy:
+        queue = queues(proxy.url)
+        await queue.add({}, delay=60)
+        proxy.lose_replies("add", 1)
+        failures: list[DeadLetterError] = []
+
+        async def add() -> None:
+            with pytest.raises(DeadLetterError) as failed:
+                await queue.add({}, event_id="e", delay=60)
+            failures.append(failed.value)
+
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(add)
+                await eventually(lambda: proxy.replies_to_lose == 0)
+                proxy.refusing = True
+                server.client.config_set(setting, value)
+                proxy.heal()
+        finally:
+            server.client.config_set(setting, before)
+        assert isinstance(failures[0], StoreUnavailable) and not failures[0].certain
         assert (await queue.stats()).open == 2
         await queue.aclose()
 

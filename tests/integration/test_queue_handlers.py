@@ -350,6 +350,40 @@ async def test_a_handler_that_cancels_its_own_task_fails_and_costs_no_place(queu
         await eventually(lambda: done)
 
 
+@pytest.mark.parametrize("timeout", [None, 5.0], ids=["plain", "bounded"])
+async def test_a_handler_that_leaves_a_cancellation_behind_harms_no_other_letter(
+    queues: Queues, timeout: float | None
+) -> None:
+    """It cancels its task and returns: neither the next letter nor the worker gets what it asked for."""
+    queue = queues(concurrency=1, retry_delay=30)
+    done: list[Any] = []
+
+    async def bad(event: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+    async def good(event: Any) -> None:
+        await anyio.lowlevel.checkpoint()
+        done.append(event)
+
+    queue.add_handler(bad, "bad", timeout=timeout)
+    queue.add_handler(good, "good")
+    async with running(queue) as worker:
+        for n in range(5):
+            await queue.add({}, type="bad", delay=0)
+            await queue.add(n, type="good", delay=0)
+        await eventually(lambda: len(done) == 5)
+        await eventually(lambda: _is_empty(queue))
+        assert worker.report is None, "the worker has ended"
+    assert worker.report is not None
+    assert (worker.report.resolved, worker.report.retried, worker.report.released) == (10, 0, 0)
+
+
+async def _is_empty(queue: DeadLetterQueue) -> bool:
+    return (await queue.stats()).open == 0
+
+
 async def _all_failed(queue: DeadLetterQueue, count: int) -> bool:
     return (await queue.stats()).totals["retried"] == count
 
@@ -497,6 +531,43 @@ async def test_hooks_that_fail_keep_no_letter_from_being_parked_nor_the_next_hoo
     assert report.parked == 1
     assert sorted(called) == ["first", "second"]
     assert "on_parked hook failed" in caplog.text
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError("x"), SystemExit(3), GeneratorExit()], ids=repr)
+@pytest.mark.parametrize("is_async", [True, False], ids=["async", "thread"])
+async def test_whatever_a_hook_raises_the_worker_lives_on(
+    queues: Queues, error: BaseException, is_async: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also what ends tasks and processes, and a cancellation of its own task that it leaves behind."""
+    queue = queues()
+    done: list[Any] = []
+    queue.add_handler(_raiser(Park("no")), "bad")
+    queue.add_handler(done.append, "good")
+
+    async def hook(letter: Letter, why: str) -> None:
+        raise error
+
+    def hook_in_thread(letter: Letter, why: str) -> None:
+        raise error
+
+    left_behind = anyio.Event()
+
+    @queue.on_parked
+    async def cancel(letter: Letter, why: str) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        left_behind.set()
+        task.cancel()
+
+    queue.on_parked(hook if is_async else hook_in_thread)
+    with caplog.at_level(logging.ERROR):
+        async with running(queue) as worker:
+            await queue.add({}, type="bad", delay=0)
+            await eventually(lambda: "on_parked hook failed" in caplog.text)
+            await left_behind.wait()
+            await queue.add({}, type="good", delay=0)
+            await eventually(lambda: done)
+            assert worker.report is None, "the worker has ended"
 
 
 async def test_a_hook_that_hangs_does_not_hold_up_the_end(queues: Queues) -> None:

@@ -194,6 +194,36 @@ async def test_letters_that_are_captured_during_a_replay_are_left_alone(queues: 
     assert (await queue.stats()).open == 20
 
 
+async def test_a_queue_that_grows_during_a_replay_keeps_its_letters_for_the_workers(queues: Queues) -> None:
+    """Those of the new shards: nobody of this replay renews their leases, or settles for them."""
+    queue, operator = queues(shards=1, lease_seconds=1), queues(shards=1)
+    ran: list[int] = []
+    may_go = anyio.Event()
+
+    @queue.handler()
+    async def handle(event: int) -> None:
+        ran.append(event)
+        await may_go.wait()
+
+    await queue.add_many(list(range(20)), delay=60)
+    shards = (await queue._store()).shards
+    reports: list[ReplayReport] = []
+
+    async def replay() -> None:
+        reports.append(await queue.replay_events(batch_size=4, max_concurrent=1))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(replay)
+        await eventually(lambda: ran)
+        await operator.reshard(4)
+        await operator.add_many(list(range(20, 60)), delay=60)
+        await eventually(lambda: len(shards) == 4)  # a heartbeat has told
+        may_go.set()
+    assert (reports[0].success, reports[0].matched) == (20, 20)
+    assert sorted(ran) == list(range(20))
+    assert (await operator.stats()).leased == 0
+
+
 async def test_two_replays_and_a_worker_run_each_letter_once(queues: Queues) -> None:
     """They lease like any worker; what another one has is skipped."""
     queue, other, worker = queues(), queues(), queues()

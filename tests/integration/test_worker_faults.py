@@ -201,6 +201,41 @@ async def test_a_destroyed_group_costs_no_letter_and_no_second_end(queues: Queue
 # -- faults that delete -----------------------------------------------------------------------------------
 
 
+async def test_a_group_that_repair_finds_missing_is_repaired_at_once(queues: Queues, server: Server) -> None:
+    """Whichever script makes it again: thousands of letters that were leased do not wait for the thin walk."""
+    queue = queues(lease_seconds=0.6, shards=1)
+    await queue.add_many(list(range(6000)), delay=0)
+    shard = (await queue._store()).shards[0]
+    for _ in range(6):
+        await shard.take("a worker that died", 1000)
+    server.client.xgroup_destroy(shard.key("letters"), "workers")
+    repair, was_repaired = shard.repair, anyio.Event()
+    take = shard.take
+
+    async def take_after_repair(*args: Any, **how: Any) -> Any:
+        await was_repaired.wait()
+        return await take(*args, **how)
+
+    async def repair_first(*args: Any, **how: Any) -> Any:
+        found = await repair(*args, **how)
+        was_repaired.set()
+        return found
+
+    shard.take, shard.repair = take_after_repair, repair_first  # type: ignore[method-assign]
+    queue.add_handler(_nothing)
+    async with running(queue):
+        await eventually(lambda: _resolved(queue, 6000), within_s=4)
+    assert (await queue.stats()).totals["orphaned"] == 6000
+
+
+async def _nothing(event: Any) -> None:
+    pass
+
+
+async def _resolved(queue: DeadLetterQueue, count: int) -> bool:
+    return (await queue.stats()).totals["resolved"] == count
+
+
 @pytest.mark.parametrize("what", ["stream", "everything"])
 async def test_work_goes_on_after_a_deletion(queues: Queues, place: Place, what: str) -> None:
     """Letters that were there are lost and counted as such; later ones are run."""

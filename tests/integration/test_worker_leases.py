@@ -16,6 +16,7 @@ from tests.support.places import Place
 from tests.support.proxy import Proxy
 from tests.support.waiting import eventually, running, running_in_a_thread
 from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue, Letter
+from uno.event_bus.dead_letter.worker.reclaimer import Reclaimer
 
 
 async def resolved(queue: DeadLetterQueue, count: int) -> bool:
@@ -164,6 +165,49 @@ async def test_short_silences_of_the_heartbeats_keep_the_lease(queues: Queues, p
         assert runs == [1]
         await queue.aclose()
     assert (await other.stats()).totals["crashed"] == 0
+
+
+async def test_a_node_whose_clock_is_ahead_of_the_others_gets_its_letters_back(queues: Queues) -> None:
+    """What this process knows of the time it knows from other nodes as well; a lease ages by its own node's clock."""
+    queue = queues(lease_seconds=0.6, shards=1)
+    await queue.add({}, delay=0)
+    session = await queue._session()
+    now_ms = session.clock.now_ms
+    session.clock.now_ms = lambda: now_ms() - 60_000  # type: ignore[method-assign]  # another node was heard last
+    shard = session.store.shards[0]
+    await shard.take("a worker that died", 1)
+    async with anyio.create_task_group() as group:
+        group.start_soon(Reclaimer(session, shard, lambda: None).run)
+        await eventually(lambda: _has_suspect(queue), within_s=5)
+        group.cancel_scope.cancel()
+
+
+async def test_a_suspect_runs_although_handlers_outlast_leases_and_there_is_always_more(queues: Queues) -> None:
+    """A worker that is never empty within a lease waits longer each time: no backlog keeps a suspect back for ever."""
+    lease_s = 0.4
+    queue = queues(lease_seconds=lease_s, shards=1, concurrency=4, batch_size=1)
+    ran: list[str] = []
+
+    @queue.handler("slow")
+    async def slow(event: float) -> None:
+        await anyio.sleep(event * lease_s)
+
+    queue.add_handler(ran.append, "suspect")
+    await queue.add("suspect", type="suspect", delay=0)
+    shard = (await queue._store()).shards[0]
+    await shard.take("a worker that died", 1)
+    Look(queues.place.client, shard).age(60_000)
+    await shard.reclaim(lease_ms=1000, max_crashes=3)
+    assert await _has_suspect(queue)
+    await queue.add_many([1.5, 2.1, 2.9, 3.3] * 60, type="slow", delay=0)
+    async with running(queue) as worker:
+        await eventually(lambda: ran, within_s=12)
+        assert (await queue.stats()).open > 40, "the backlog has ended first"
+        worker.stop.set()
+
+
+async def _has_suspect(queue: DeadLetterQueue) -> bool:
+    return (await queue.stats()).suspects == 1
 
 
 async def test_a_new_worker_takes_nothing_back_before_it_was_in_touch_for_a_lease(queues: Queues) -> None:

@@ -14,8 +14,10 @@ from tests.support.holding import Records
 from tests.support.loops import BOTH_LOOPS
 from tests.support.places import Place
 from tests.support.proxy import Proxy
+from tests.support.servers import Server
 from tests.support.waiting import eventually, running
 from uno.event_bus.dead_letter import DeadLetterQueue, Letter, LetterState
+from uno.event_bus.dead_letter.telemetry.recorder import Recorder
 
 
 async def counters_of(queue: DeadLetterQueue, id: str) -> tuple[int, int, int]:
@@ -194,6 +196,25 @@ async def test_process_of_an_empty_queue_returns_at_once(queues: Queues) -> None
     report = await queue.process()
     assert monotonic() - started < 1
     assert str(report) == "resolved 0, retried 0, parked 0, released 0, discarded 0, stale 0, unknown 0"
+
+
+async def test_process_takes_letters_back_from_dead_workers(queues: Queues) -> None:
+    """Where nothing else ever runs, nobody else would; what a worker holds that lives is not waited for."""
+    queue = queues(lease_seconds=0.6, shards=4)
+    done: list[int] = []
+    queue.add_handler(done.append)
+    for n in range(12):
+        await queue.add(n, delay=0)
+    for shard in (await queue._store()).shards:
+        await shard.take("a worker that died", 100)
+    started = monotonic()
+    await queue.process()
+    assert (monotonic() - started < 0.5, done) == (True, [])
+    await anyio.sleep(0.6)
+    with anyio.fail_after(10):
+        report = await queue.process()
+    assert (report.resolved, sorted(done)) == (12, list(range(12)))
+    assert (await queue.stats()).totals["crashed"] == 12
 
 
 async def test_process_can_be_cancelled_and_gives_back_what_it_holds(queues: Queues) -> None:
@@ -459,6 +480,42 @@ async def test_outcomes_that_cannot_be_settled_at_all_do_not_stop_the_settler(
     assert (await queue.stats()).totals["crashed"] == 0
 
 
+async def test_a_recorder_that_fails_costs_no_letter_a_second_run(
+    queues: Queues, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not one that is recorded as it is run, and not one whose outcome waits for Redis to come back."""
+
+    def fail(*told: Any) -> None:
+        raise ValueError("no room for metrics")
+
+    recorder = Recorder()
+    for hook in ("attempted", "lease_lost", "stale_settles", "unknown_settles", "threads_left", "store_failed"):
+        setattr(recorder, hook, fail)
+    with Proxy(server.url) as proxy, caplog.at_level(logging.ERROR):
+        queue = queues(proxy.url, recorder=recorder, operation_timeout=0.3, shards=1, lease_seconds=10)
+        ran: Counter[int] = Counter()
+        may_end = anyio.Event()
+
+        @queue.handler()
+        async def handle(event: int) -> None:
+            ran[event] += 1
+            if event == 2:
+                await may_end.wait()
+
+        async with running(queue):
+            await queue.add_many([1, 2], delay=0)
+            await eventually(lambda: ran[2])
+            proxy.refusing = True
+            proxy.reset_all()
+            may_end.set()
+            await eventually(lambda: "recorder: store_failed failed" in caplog.text)
+            proxy.heal()
+            await eventually(lambda: _is_empty(queue))
+        await queue.aclose()
+    assert ran == {1: 1, 2: 1}
+    assert caplog.text.count("recorder: attempted failed") == 1
+
+
 async def _is_empty(queue: DeadLetterQueue) -> bool:
     return (await queue.stats()).open == 0
 
@@ -476,6 +533,25 @@ async def test_a_take_whose_reply_is_lost_is_released(queues: Queues, place: Pla
             await eventually(lambda: done, within_s=5)
         totals = (await queue.stats()).totals
         assert (totals["crashed"], totals["resolved"]) == (0, 1)
+        await queue.aclose()
+
+
+async def test_a_take_whose_reply_is_lost_before_the_end_is_released_all_the_same(
+    queues: Queues, server: Server
+) -> None:
+    """A worker that is told to stop has no time for two beats: its letters are due at once, no crash is counted."""
+    with Proxy(server.url) as proxy:
+        queue, other = queues(proxy.url, shards=1, lease_seconds=30), queues(shards=1)
+        done: list[Any] = []
+        queue.add_handler(done.append)
+        async with running(queue) as worker:
+            proxy.lose_replies("take", 1)
+            await queue.add({}, delay=0)
+            await eventually(lambda: proxy.replies_to_lose == 0)
+            worker.stop.set()
+        assert done == []
+        stats = await other.stats()
+        assert (stats.leased, stats.scheduled) == (0, 1)
         await queue.aclose()
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from tests.support.clean import assert_clean
 from tests.support.look import Look, new
-from uno.event_bus.dead_letter.letter import FIELDS, Verb
-from uno.event_bus.dead_letter.store.browse import find, scan, stats
+from uno.event_bus.dead_letter.letter import FIELDS, Letter, Verb
+from uno.event_bus.dead_letter.store.browse import find, scan, stats, verify
 from uno.event_bus.dead_letter.store.shard import Outcome, Shard, Verdict
 
 NOW_MS = 1_800_000_000_000
@@ -82,6 +82,28 @@ async def test_an_entry_with_the_largest_id_can_be_worked_off(shard: Shard, look
     assert (await shard.take("w", 5)).letters == []
     assert await find(shard, high) is not None
     await assert_clean(shard)
+
+
+async def test_behind_the_last_id_of_all_the_shard_goes_on(shard: Shard, look: Look) -> None:
+    """No letter can be captured behind a stranger's; those that are there are run, shown, repaired and verified."""
+    (before,) = await shard.add([new()])
+    last = look.foreign({"payload": "x"}, "18446744073709551615-18446744073709551615")
+    taken = (await shard.take("w", 5)).letters
+    assert [letter.id for letter in taken] == [before, last]
+    assert (await verify(shard)).violations == []
+    await shard.settle("w", [Outcome(letter.id, _token(letter), Verb.RETRY) for letter in taken])
+    assert [letter.id for letter in (await scan(shard)).letters] == [before, last]
+    assert (await scan(shard, b"18446744073709551615-18446744073709551615")).letters == []
+    assert (await shard.repair()).cursor == b""
+    taken = (await shard.take("w", 5)).letters
+    assert [letter.id for letter in taken] == [before, last]
+    await shard.settle("w", [Outcome(letter.id, _token(letter), Verb.RESOLVE) for letter in taken])
+    assert (await shard.take("w", 5)).letters == []
+
+
+def _token(letter: Letter) -> int:
+    assert letter.lease is not None
+    return letter.lease.token
 
 
 async def test_a_letter_that_is_not_our_own_is_found_by_its_id(shard: Shard, look: Look) -> None:

@@ -37,6 +37,13 @@ async def test_who_falls_silent_is_forgotten(registry: Registry, server: Server)
     assert server.client.hkeys(queue_key("orders", "worker_info")) == [b"b"]
 
 
+@pytest.mark.parametrize("until", ["inf", 10**15], ids=str)
+async def test_who_says_to_live_for_ever_is_forgotten(registry: Registry, server: Server, until: Any) -> None:
+    """A stranger's row, or one from before the clock went back: it would have shards, and nobody would serve them."""
+    server.client.zadd(queue_key("orders", "workers"), {"ghost": until})
+    assert (await registry.enlist(WorkerInfo("a"), ttl_ms=LONG_MS)).workers == ["a"]
+
+
 async def test_who_resigns_is_struck_off(registry: Registry) -> None:
     """Doing so again answers that there was nobody."""
     await registry.enlist(WorkerInfo("a"), ttl_ms=LONG_MS)

@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.clean import assert_clean, verified
 from tests.support.look import Look, several
+from uno.event_bus.dead_letter.errors import LayoutMismatch
 from uno.event_bus.dead_letter.letter import LetterState, Verb
 from uno.event_bus.dead_letter.store.shard import Outcome, Repaired, Seen, Shard
 
@@ -196,7 +197,18 @@ async def test_large_bodies_bound_a_part(shard: Shard) -> None:
 
 async def test_an_empty_shard_is_walked_in_one_call(shard: Shard) -> None:
     """And gets its group."""
-    assert await shard.repair() == Repaired(b"")
+    assert await shard.repair() == Repaired(b"", remade=True)
+
+
+async def test_a_shard_that_a_failover_set_back_to_an_earlier_layout_gets_the_callers(
+    shard: Shard, look: Look, new_shard: Callable[..., Shard]
+) -> None:
+    """Else it would let in for ever who has not heard of a growth."""
+    await shard.add(several(1))
+    shard.layout.epoch = 2
+    await shard.repair()
+    with pytest.raises(LayoutMismatch, match="layout epoch 2"):
+        await new_shard(now_us=shard.now_us).take("w", 1)
 
 
 async def test_a_shard_that_changes_under_the_walk_ends_clean(shard: Shard, look: Look) -> None:

@@ -423,7 +423,7 @@ def _reclaim(world: "World", call: "Call") -> Permit:
 def _repair(world: "World", call: "Call") -> Permit:
     if call.died:
         return Permit()
-    _, orphaned, _, _, mark = call.reply
+    _, orphaned, _, _, mark, _ = call.reply
     require(text(mark) == call.after.meta.get("mark"), "mark", f"repair says {mark!r}")
     for id in map(text, orphaned):
         place = call.after.place(id)

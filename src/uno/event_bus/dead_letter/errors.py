@@ -237,6 +237,10 @@ class StoreUnavailable(DeadLetterError):
         self.certain = certain
         super().__init__(f"Redis is unavailable ({why}): {'nothing was written' if certain else 'outcome unknown'}")
 
+    def unsure(self) -> "StoreUnavailable":
+        """Return the same error of a call of which an earlier try may have run."""
+        return StoreUnavailable(self.why)
+
 
 class SpoolFull(StoreUnavailable):
     """Raised when a letter has to wait for Redis, and the spool holds ``spool_max_bytes``; nothing makes room there.

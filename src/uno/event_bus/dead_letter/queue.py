@@ -26,7 +26,7 @@ from uno.event_bus.dead_letter.storage import Storage
 from uno.event_bus.dead_letter.store.connect import Client
 from uno.event_bus.dead_letter.store.registry import WorkerInfo
 from uno.event_bus.dead_letter.store.store import Store
-from uno.event_bus.dead_letter.telemetry.recorder import NO_RECORDER, Recorder
+from uno.event_bus.dead_letter.telemetry.recorder import NO_RECORDER, Recorder, guarded
 from uno.event_bus.dead_letter.where import Where
 from uno.event_bus.dead_letter.worker.session import ParkedHook, Report, Session
 from uno.event_bus.dead_letter.worker.worker import Worker
@@ -60,7 +60,7 @@ class DeadLetterQueue:
     ) -> None:
         self._config = config or DeadLetterConfig()
         self._storage = Storage(redis if redis is not None else self._config.require_redis_url(), self._config)
-        self._recorder = recorder or NO_RECORDER
+        self._recorder = guarded(recorder or NO_RECORDER)
         self._policy: RetryPolicy = from_config(self._config)
         self._handlers = Handlers()
         self._parked_hooks: list[ParkedHook] = []
@@ -373,7 +373,11 @@ class DeadLetterQueue:
         return session.report
 
     async def process(self) -> Report:
-        """Work off what is due now, then return; letters that are due later stay scheduled."""
+        """Work off what is due now, then return; letters that are due later stay scheduled.
+
+        Letters of dead workers whose leases have run out are due as well: while there are any it stays, for a
+        lease at most until it may take them back, and runs them.
+        """
         session = await self._session()
         await Worker(session).run(until_idle=True)
         return session.report

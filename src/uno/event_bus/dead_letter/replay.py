@@ -126,7 +126,8 @@ class Replay:
 
     async def _pages(self) -> AsyncGenerator[tuple[Shard, list[Letter]]]:
         """Yield letters that match, page by page; none that was captured after its shard's first page."""
-        for shard in self._session.store.shards:
+        # A copy: shards that a growth brings meanwhile have nobody here to settle for them, and no letter of before.
+        for shard in list(self._session.store.shards):
             walk, began_ms = Walk(shard, self._where, most=self._batch_size), None
             while (page := await self._insist(shard, walk.next)) is not None:
                 self._session.clock.heard(page.now_ms)

@@ -67,22 +67,21 @@ class Captures:
     async def add(self, letters: Sequence[NewLetter]) -> list[Result]:
         """Capture letters, each in its home shard; return by position its id, None (full) or its error."""
         results: list[Result] = [None] * len(letters)
-        open_ = list(range(len(letters)))
+        homes = [self.home_of(new) for new in letters]
         if monotonic() < self._recalling_until:
             try:
-                known = await self._recalled(letters)
+                # Captured there once more: that answers the first id, and is confirmed if it has to be.
+                for position, home in (await self._homes_of_before(letters)).items():
+                    homes[position] = home
             except DeadLetterError as error:
                 return [error] * len(letters)
-            for position, id in known.items():
-                results[position] = id
-            open_ = [position for position in open_ if position not in known]
 
         async def capture(home: int, movable: bool, positions: list[int]) -> None:
             captured = await self._captured(self._shards[home], [letters[p] for p in positions], movable)
             for position, result in zip(positions, captured, strict=True):
                 results[position] = result
 
-        batches = self._batches(letters, open_)
+        batches = self._batches(letters, homes)
         if len(batches) == 1:
             await capture(*batches[0])
         else:
@@ -91,11 +90,12 @@ class Captures:
                     group.start_soon(capture, *batch)
         return results
 
-    def _batches(self, letters: Sequence[NewLetter], positions: list[int]) -> list[tuple[int, bool, list[int]]]:
-        """Return batches of positions with the home that they have in common, and whether it is a must."""
+    @staticmethod
+    def _batches(letters: Sequence[NewLetter], homes: Sequence[int]) -> list[tuple[int, bool, list[int]]]:
+        """Return batches of positions with the home that they have in common, and whether they may go elsewhere."""
         alike: dict[tuple[int, bool], list[int]] = {}
-        for position in positions:
-            alike.setdefault((self.home_of(letters[position]), letters[position].movable), []).append(position)
+        for position, (new, home) in enumerate(zip(letters, homes, strict=True)):
+            alike.setdefault((home, new.movable), []).append(position)
         return [
             (home, movable, found[at : at + BATCH])
             for (home, movable), found in alike.items()
@@ -105,35 +105,39 @@ class Captures:
     async def _captured(self, home: Shard, letters: Sequence[NewLetter], movable: bool) -> Sequence[Result]:
         try:
             return await (self._capture_anywhere(home, letters) if movable else self._capture(home, letters))
-        except LayoutChanged:  # other homes: nothing was captured
-            return await self.add(letters)
+        except LayoutChanged as changed:
+            results = await self.add(letters)
+            if changed.certain:
+                return results
+            return [result.unsure() if isinstance(result, StoreUnavailable) else result for result in results]
         except Exception as error:
             return [error] * len(letters)
 
     async def _capture(
-        self, shard: Shard, letters: Sequence[NewLetter], patience_s: float | None = None
+        self, shard: Shard, letters: Sequence[NewLetter], patience_s: float | None = None, *, stays: bool = False
     ) -> Sequence[Result]:
         limit, window_ms = self._limit_of_shard(), int(self._window_s * 1000)
         if self._durability is None:
-            return await shard.add(letters, limit=limit, window_ms=window_ms, patience_s=patience_s)
+            return await shard.add(letters, limit=limit, window_ms=window_ms, patience_s=patience_s, stays=stays)
         return await shard.add_durably(
-            letters, self._durability, limit=limit, window_ms=window_ms, patience_s=patience_s
+            letters, self._durability, limit=limit, window_ms=window_ms, patience_s=patience_s, stays=stays
         )
 
     async def _capture_anywhere(self, home: Shard, letters: Sequence[NewLetter]) -> Sequence[Result]:
         """Capture letters that no later call can name again: at home, or, if its node is away, with another one.
 
-        Only what was certainly not executed goes elsewhere: else the letter could be captured twice.
+        Only what was certainly not executed goes elsewhere: else the letter could be captured twice. For the same
+        reason a growth moves none of them: an earlier try may have run on the shard that tells of it.
         """
         others = self._elsewhere(home)
         if others:
             for shard in [home, *others] if _answers(home) else others:
                 try:
-                    return await self._capture(shard, letters, ELSEWHERE_AFTER_S)
+                    return await self._capture(shard, letters, ELSEWHERE_AFTER_S, stays=True)
                 except StoreUnavailable as error:
                     if not error.certain:
                         raise
-        return await self._capture(home, letters)
+        return await self._capture(home, letters, stays=True)
 
     def _elsewhere(self, home: Shard) -> list[Shard]:
         """Return a shard of each other node that answers, any of its shards."""
@@ -143,8 +147,8 @@ class Captures:
         of_node.pop(home.route.primary, None)
         return [shard for shard in of_node.values() if _answers(shard)]
 
-    async def _recalled(self, letters: Sequence[NewLetter]) -> dict[int, str]:
-        """Return the ids of letters that were captured in their homes of before a growth, by position.
+    async def _homes_of_before(self, letters: Sequence[NewLetter]) -> dict[int, int]:
+        """Return the shards of letters that were captured in their homes of before a growth, by position.
 
         Asked for one window after it: then nobody remembers what was captured before.
         """
@@ -159,13 +163,13 @@ class Captures:
                 shards //= 2
             for old in homes - {home}:
                 asked.setdefault(old, []).append(position)
-        found: dict[int, str] = {}
+        found: dict[int, int] = {}
         for old, positions in asked.items():
             for at in range(0, len(positions), BATCH):
                 part = positions[at : at + BATCH]
                 keys = [letters[position].capture_key for position in part]
                 ids = await self._shards[old].recall(keys, window_ms=int(self._window_s * 1000))
-                found |= {position: id for position, id in zip(part, ids, strict=True) if id is not None}
+                found |= {position: old for position, id in zip(part, ids, strict=True) if id is not None}
         return found
 
 

@@ -35,9 +35,11 @@ REPLICAS_REST_S: Final = 5.0
 class Refused(Exception):
     """A script's answer to a caller of an earlier protocol or layout; never leaves the store."""
 
-    def __init__(self, code: str, known: int) -> None:
+    def __init__(self, code: str, known: int, *, certain: bool = True) -> None:
         self.code = code
         self.known = known
+        self.certain = certain
+        """No earlier try of the call may have run."""
         super().__init__(f"{code} {known}")
 
 
@@ -157,13 +159,14 @@ class Route:
     def _failure(self, meaning: Meaning, error: Exception, node: Node, certain: bool) -> Exception:
         """Return what the caller is told."""
         match meaning:
-            case Meaning.FATAL:
+            # Of a repeat they would say that nothing was done; but an earlier try may have had the right, or the room.
+            case Meaning.FATAL if certain:
                 return refusal(error, node.target.name)
-            case Meaning.FULL:
+            case Meaning.FULL if certain:
                 return QueueFull(self._queue)
             case Meaning.REFUSED:
                 code, _, known = str(error).partition(" ")
-                return Refused(code, int(known))
+                return Refused(code, int(known), certain=certain)
             case _:
                 if self.away_since is None:
                     self.away_since = monotonic()

@@ -10,11 +10,12 @@ from enum import StrEnum
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
-from uno.event_bus.dead_letter.errors import LayoutMismatch, NotReplicated
+from uno.event_bus.dead_letter.errors import LayoutMismatch, NotReplicated, StoreUnavailable
 from uno.event_bus.dead_letter.letter import Counters, Lease, Letter, LetterState, NewLetter, Verb
 from uno.event_bus.dead_letter.store.durability import Durability
 from uno.event_bus.dead_letter.store.layout import shard_key, shard_tag, slot_of
 from uno.event_bus.dead_letter.store.layout_record import Layout
+from uno.event_bus.dead_letter.store.meaning import Meaning, classify
 from uno.event_bus.dead_letter.store.node import LONGEST_BLOCK_S, Lane, Word
 from uno.event_bus.dead_letter.store.route import Refused, Route
 from uno.event_bus.dead_letter.store.scripts import PROTOCOL, script
@@ -89,7 +90,12 @@ class Seen(NamedTuple):
 
 
 class LayoutChanged(Exception):
-    """The queue has grown: letters have other homes. Nothing was captured; never leaves the store."""
+    """The queue has grown: letters have other homes. Nothing is captured from here on; never leaves the store."""
+
+    def __init__(self, *, certain: bool) -> None:
+        self.certain = certain
+        """Nothing was captured before either; else the home of before may tell."""
+        super().__init__()
 
 
 type Follow = Callable[[], Callable[[int], Awaitable[None]] | None]
@@ -140,6 +146,8 @@ class Repaired:
     orphaned: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     rows_removed: int = 0
+    remade: bool = False
+    """The consumer group was missing: the whole shard should be looked at, at once."""
 
 
 LATEST_MS: Final = 10**15
@@ -241,29 +249,40 @@ class Shard:
         lane: Lane = "commands",
         patience_s: float | None = None,
         confirm: bytes = b"",
+        stays: bool = True,
         replica: bool = False,
     ) -> Any:
-        """Run a script here with protocol, epoch and time before its arguments; the rest as of `Route.call`."""
+        """Run a script here with protocol, epoch and time before its arguments; the rest as of `Route.call`.
+
+        When the queue grows meanwhile, the call goes on here; unless it `stays`, it raises `LayoutChanged`.
+        """
         verb = script(name)
         keys = [self.key(key) for key in verb.keys]
         words = tuple(args)
-        while True:
-            common: tuple[Word, ...] = (PROTOCOL, self.layout.epoch, "" if self.now_us is None else self.now_us)
-            try:
-                return await self.route.call(
-                    verb,
-                    keys,
-                    common + words,
-                    lane=lane,
-                    repeat=repeat,
-                    patience_s=patience_s,
-                    confirm=confirm,
-                    replica=replica,
-                )
-            except Refused as refused:
-                await self._refused(refused)
-            if name == "add":
-                raise LayoutChanged
+        certain = True
+        try:
+            while True:
+                common: tuple[Word, ...] = (PROTOCOL, self.layout.epoch, "" if self.now_us is None else self.now_us)
+                try:
+                    return await self.route.call(
+                        verb,
+                        keys,
+                        common + words,
+                        lane=lane,
+                        repeat=repeat,
+                        patience_s=patience_s,
+                        confirm=confirm,
+                        replica=replica,
+                    )
+                except Refused as refused:
+                    certain = certain and refused.certain
+                    await self._refused(refused)
+                if not stays:
+                    raise LayoutChanged(certain=certain)
+        except StoreUnavailable as error:
+            if certain:
+                raise
+            raise error.unsure() from error
 
     async def _refused(self, refused: Refused) -> None:
         """Follow a growth that this process has not heard of; raise when it cannot."""
@@ -285,15 +304,17 @@ class Shard:
         limit: int = 0,
         window_ms: int = 600_000,
         patience_s: float | None = None,
+        stays: bool = False,
     ) -> list[str | None]:
         """Capture letters; return their ids, None for each that found the shard full.
 
         `limit` is the number of letters the shard may hold (0: any); a capture key is remembered for
         `window_ms` (0: not at all). A repeat answers the first id. Raises `QueueFull` when the server is out of
         memory. While it is certain that nothing was captured it tries for `patience_s` (None: as all calls).
+        Letters that do not stay have another home when the queue grows: `LayoutChanged`.
         """
         args = _arguments(letters, limit, window_ms)
-        return self._ids(await self.call("add", args, repeat=window_ms > 0, patience_s=patience_s))
+        return self._ids(await self.call("add", args, repeat=window_ms > 0, patience_s=patience_s, stays=stays))
 
     async def add_durably(
         self,
@@ -303,11 +324,12 @@ class Shard:
         limit: int = 0,
         window_ms: int = 600_000,
         patience_s: float | None = None,
+        stays: bool = False,
     ) -> list[str | NotReplicated | None]:
         """Capture letters as `add` does, and have that confirmed; return `NotReplicated` for each that was not."""
         args = _arguments(letters, limit, window_ms)
         reply, confirmed = await self.call(
-            "add", args, repeat=window_ms > 0, patience_s=patience_s, confirm=durability.command
+            "add", args, repeat=window_ms > 0, patience_s=patience_s, confirm=durability.command, stays=stays
         )
         return [id and (durability.refusal(id, confirmed) or id) for id in self._ids(reply)]
 
@@ -405,7 +427,11 @@ class Shard:
         """Mend a bounded part of the shard: letters in no place or in two, rows without a letter."""
         reply = await self.call("repair", [cursor, idle_ms], lane="work")
         return Repaired(
-            reply[0], list(map(self.letter_id, reply[1])), list(map(self.letter_id, reply[2])), int(reply[3])
+            reply[0],
+            list(map(self.letter_id, reply[1])),
+            list(map(self.letter_id, reply[2])),
+            int(reply[3]),
+            bool(reply[5]),
         )
 
     async def expire(self, retention_ms: int) -> list[str]:
@@ -434,6 +460,17 @@ class Shard:
             args += (self.stream_id(seen.letter_id), seen.state, seen.since_ms)
         # Not repeated after an unknown outcome: the verb would answer CHANGED for its own change.
         return [Answer(answer.decode()) for answer in await self.call(name, args, repeat=False)]
+
+    async def has_leases_older_than(self, seconds: float) -> bool:
+        """Whether a lease was not renewed for so long; also when the shard does not answer now."""
+        idle_ms = int(seconds * 1000)
+        try:
+            rows = await self.route.send(
+                "XPENDING", self.key("letters"), "workers", "IDLE", idle_ms, "-", "+", 1, lane="work"
+            )
+        except Exception as error:
+            return classify(error) is not Meaning.FATAL  # that is: no group
+        return bool(rows)
 
     async def wait(self, after: bytes, timeout_s: float) -> None:
         """Return when the stream has an entry past the id `after`, or after `timeout_s` (at most 2 s).

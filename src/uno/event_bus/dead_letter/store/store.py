@@ -19,6 +19,7 @@ from uno.event_bus.dead_letter.store.layout import FORMAT, QUEUE_KEYS, SHARD_KEY
 from uno.event_bus.dead_letter.store.layout_record import Layout, LayoutRecord
 from uno.event_bus.dead_letter.store.registry import Registry
 from uno.event_bus.dead_letter.store.route import Refused, Route
+from uno.event_bus.dead_letter.store.scripts import PROTOCOL
 from uno.event_bus.dead_letter.store.server import check_servers
 from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.store.topology import Topology
@@ -148,8 +149,12 @@ class Store:
         for index in [*range(found.shards, found.growing), *range(found.shards)]:  # the new ones first
             try:
                 await Shard(self.queue, index, self.topology, self.layout).adopt(epoch)
-            except Refused:  # a later growth: this one is at its end
-                break
+            except Refused as refused:
+                if refused.code == "UPGRADE":
+                    raise LayoutMismatch(
+                        self.queue, "script protocol", PROTOCOL, refused.known, "upgrade this process"
+                    ) from None
+                break  # a later growth: this one is at its end
         await self._record.grow(found, found.growing, "end")
         return await self._record.layout()
 
@@ -170,6 +175,16 @@ class Store:
             found = await self._finish_growth(found if found.growing else replace(found, growing=shards))
         await self.follow(found.epoch)
         return found
+
+    async def restore(self) -> None:
+        """Grow the queue once more as this process knows it to have grown: a failover has taken that from the record.
+
+        The shards know: without it, processes that read the record would be refused by them for ever.
+        """
+        found = await self._record.layout()
+        if found.epoch < self.layout.epoch and found.shards < self.layout.shards:
+            logger.warning("queue %s: the record has lost its growth to %d shards", self.queue, self.layout.shards)
+            await self.grow(self.layout.shards)
 
     # -- letters -------------------------------------------------------------------------------------
 

@@ -1,12 +1,19 @@
 """Hooks that the engine calls as it works; the default does nothing."""
 
-from typing import Final
+import logging
+from collections.abc import Callable
+from typing import Any, Final
 
-__all__ = ["NO_RECORDER", "Recorder"]
+__all__ = ["NO_RECORDER", "Recorder", "guarded"]
+
+logger = logging.getLogger(__name__)
 
 
 class Recorder:
-    """What may be recorded. Subclass it and override what is of interest; calls come from the hot path."""
+    """What may be recorded. Subclass it and override what is of interest; calls come from the hot path.
+
+    What a hook raises is logged the first time, and goes no further: letters do not suffer from what records them.
+    """
 
     def attempted(self, queue: str, attempt: int, duration_s: float, cause: str) -> None:
         """Tell that an attempt ended; `cause` is empty, ``handler``, ``timeout`` or ``invalid``."""
@@ -35,3 +42,32 @@ class Recorder:
 
 
 NO_RECORDER: Final = Recorder()
+
+
+class _Guarded(Recorder):
+    """Calls the hooks of another recorder."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        for name in vars(Recorder):
+            if not name.startswith("_"):
+                setattr(self, name, _harmless(name, getattr(recorder, name)))
+
+
+def _harmless(name: str, hook: Callable[..., None]) -> Callable[..., None]:
+    failed = False
+
+    def call(*told: Any) -> None:
+        nonlocal failed
+        try:
+            hook(*told)
+        except Exception:
+            if not failed:
+                logger.exception("recorder: %s failed; it is called again, but what it raises is not logged", name)
+            failed = True
+
+    return call
+
+
+def guarded(recorder: Recorder) -> Recorder:
+    """Return a recorder that calls this one's hooks and raises nothing."""
+    return recorder if recorder is NO_RECORDER else _Guarded(recorder)

@@ -36,12 +36,15 @@ RESIGN_S = 1.0
 class Assignment:
     """Enlists this worker, and says what it serves: while the registry is away, what it served last.
 
-    `changed` is called when that is another set of shards, or the queue has grown.
+    `changed` is called when that is another set of shards, or the queue has grown. While `is_able` says that the
+    worker comes to take nothing, it leaves its shards to others, and serves them as well as it can.
     """
 
-    def __init__(self, session: Session, changed: Callable[[], None]) -> None:
+    def __init__(self, session: Session, changed: Callable[[], None], is_able: Callable[[], bool]) -> None:
         self._session = session
         self._changed = changed
+        self._is_able = is_able
+        self._unable_beats = 0
         self._registry = session.store.registry
         self._trouble = session.outages.of("registry")
         self._started_at = time.time()
@@ -76,16 +79,29 @@ class Assignment:
         store = self._session.store
         ttl_ms = int(SILENT_AFTER_BEATS * self._session.lease_s * 1000 / BEATS_PER_LEASE)
         try:
+            if self._is_to_resign():
+                await self._registry.resign(self._session.consumer)
+                return False
             enlisted = await self._registry.enlist(self._info(), ttl_ms=ttl_ms)
             if enlisted.epoch is not None and enlisted.epoch > store.layout.epoch:
                 await store.follow(enlisted.epoch)
+            elif enlisted.epoch is not None and enlisted.epoch < store.layout.epoch:
+                await store.restore()
         except DeadLetterError as error:
+            self._unable_beats = 0
             self._trouble.failed("who else works is not known, this worker serves what it served", error)
             workers = None
         else:
             self._trouble.over()
             workers = enlisted.workers
         return self._serve(workers)
+
+    def _is_to_resign(self) -> bool:
+        """Whether two beats in a row found the worker unable: after an outage its shards take a moment."""
+        self._unable_beats = 0 if self._is_able() or not self.known.is_set() else self._unable_beats + 1
+        if self._unable_beats == 2:
+            logger.warning("this worker comes to take no letters; others are to serve its shards, too")
+        return self._unable_beats >= 2
 
     def _serve(self, workers: list[str] | None) -> bool:
         """Serve this worker's part; everything, when it never heard of others."""

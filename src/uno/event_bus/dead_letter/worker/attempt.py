@@ -3,10 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from math import inf
 from time import monotonic
-
-import anyio
 
 from uno.event_bus.dead_letter.decision import RESOLVED, Decision, decide
 from uno.event_bus.dead_letter.errors import InvalidEvent
@@ -15,6 +12,7 @@ from uno.event_bus.dead_letter.handlers import Handler, HandlerTimeout, InThread
 from uno.event_bus.dead_letter.history import MESSAGE_BYTES, Attempt, History
 from uno.event_bus.dead_letter.letter import WIRE_VERSION, DeadLetterReason, Letter, Verb
 from uno.event_bus.dead_letter.store.shard import Outcome
+from uno.event_bus.dead_letter.worker.cancellation import by_worker, take_back
 from uno.event_bus.dead_letter.worker.holdings import Held
 from uno.event_bus.dead_letter.worker.lines import Lines
 from uno.event_bus.dead_letter.worker.session import Session
@@ -160,12 +158,12 @@ class Attempts:
         except KeyboardInterrupt:
             raise
         except asyncio.CancelledError as cancelled:
-            if anyio.current_effective_deadline() == -inf:
-                raise  # the worker cancels it; who did that says what becomes of the letter
+            if by_worker():
+                raise  # who did that says what becomes of the letter
             error = cancelled  # the handler's own doing: a failure like any other
-            _uncancel()
         except BaseException as raised:
             error = raised
+        take_back()
         duration_s = monotonic() - started
         if held.lease.lost:
             self._session.holdings.drop(held)
@@ -221,13 +219,6 @@ def _with_attempt(letter: Letter, attempt: Attempt) -> History:
     history.attempts.append(attempt)
     history.unhandled_since_ms = 0 if attempt.error_type else history.unhandled_since_ms
     return history
-
-
-def _uncancel() -> None:
-    """Take back cancellations that a handler has asked for its own task: the slot goes on."""
-    task = asyncio.current_task()
-    while task is not None and task.cancelling():
-        task.uncancel()
 
 
 def _cause(error: BaseException, decision: Decision, decoding: bool) -> str:

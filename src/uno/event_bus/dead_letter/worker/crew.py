@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 from anyio.abc import TaskGroup
 
+from uno.event_bus.dead_letter.errors import DeadLetterError
 from uno.event_bus.dead_letter.failure import sole_error
 from uno.event_bus.dead_letter.letter import Verb
 from uno.event_bus.dead_letter.store.shard import Outcome, Shard
@@ -36,6 +37,7 @@ class Crew:
         self._slots = Slots(self._attempts.run)
         self._scheduled = scheduled
         self._settlers: dict[int, Settler] = {}
+        self._heartbeats: dict[int, Heartbeat] = {}
 
     def _settle(self, held: Held, outcome: Outcome) -> None:
         if outcome.verb is Verb.RELEASE and held.before is not None:
@@ -50,7 +52,8 @@ class Crew:
         """Start a settler and a heartbeat for a shard, in a group."""
         settler = self._settlers[shard.index] = Settler(self._session, shard, self._scheduled)
         group.start_soon(keep_running, "settler", settler.run)
-        group.start_soon(keep_running, "heartbeat", Heartbeat(self._session, shard).run)
+        heartbeat = self._heartbeats[shard.index] = Heartbeat(self._session, shard)
+        group.start_soon(keep_running, "heartbeat", heartbeat.run)
 
     def dispatch(self, letters: list[Held]) -> None:
         """Hand letters that were just leased to the handlers."""
@@ -106,6 +109,9 @@ class Crew:
                 self._release(held)
         with anyio.move_on_after(FLUSH_S):
             await self._session.holdings.emptied()
+            for index in self._session.unheard:
+                with suppress(DeadLetterError):  # their leases run out
+                    await self._heartbeats[index].release_all()
 
     def _release(self, held: Held) -> None:
         if held.lease.still_mine():

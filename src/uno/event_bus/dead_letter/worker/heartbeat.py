@@ -99,6 +99,13 @@ class Heartbeat:
         unknown = {pair for pair in extended.forgotten if self._session.holdings.get(pair[0]) is None}
         twice = unknown & self._forgotten
         self._forgotten = unknown - twice
-        if twice:
-            logger.warning("shard %s: %d leases were forgotten; they are released", self._shard.tag, len(twice))
-            await self._shard.settle(self._session.consumer, [Outcome(*pair, Verb.RELEASE) for pair in sorted(twice)])
+        await self._release(twice)
+
+    async def release_all(self) -> None:
+        """Give back every lease of this consumer, when it holds nothing, and no `take` is on its way."""
+        await self._release(set((await self._shard.extend(self._session.consumer, [])).forgotten))
+
+    async def _release(self, leases: set[tuple[str, int]]) -> None:
+        if leases:
+            logger.warning("shard %s: %d leases were forgotten; they are released", self._shard.tag, len(leases))
+            await self._shard.settle(self._session.consumer, [Outcome(*pair, Verb.RELEASE) for pair in sorted(leases)])

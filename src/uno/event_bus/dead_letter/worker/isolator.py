@@ -26,6 +26,8 @@ class Isolator:
         self._session = session
         self._takers = takers
         self._trouble = session.outages.of("isolator")
+        self._patience = 1
+        """Leases that the worker gets to become empty: twice as many after each vain try."""
 
     def has_due(self) -> bool:
         """Whether a suspect is due on any shard, as far as the last replies tell, and could be run here."""
@@ -38,12 +40,16 @@ class Isolator:
         """Run suspects until cancelled."""
         while not self._session.holdings.is_shut:
             await anyio.sleep(self._session.tick_s / 2)
-            if self.has_due() and (self._session.holdings.is_empty or self._is_overdue()):
-                # For a lease at most: behind slow handlers others may run the suspect first, and this worker would
+            if not self.has_due():
+                self._patience = 1
+            elif self._session.holdings.is_empty or self._is_overdue():
+                # For a lease at first: behind slow handlers others may run the suspect meanwhile, and this worker would
                 # stand still for nothing.
-                async with self._session.holdings.alone(within_s=self._session.lease_s) as is_alone:
+                within_s = self._patience * self._session.lease_s
+                async with self._session.holdings.alone(within_s=within_s) as is_alone:
                     if is_alone:
                         await self._take_turn()
+                self._patience = 1 if is_alone else 2 * self._patience
 
     def _is_overdue(self) -> bool:
         lease_ms = self._session.store.layout.lease_ms

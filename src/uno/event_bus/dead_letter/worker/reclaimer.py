@@ -10,7 +10,7 @@ from uno.event_bus.dead_letter.errors import DeadLetterError
 from uno.event_bus.dead_letter.letter import DeadLetterReason
 from uno.event_bus.dead_letter.store import browse
 from uno.event_bus.dead_letter.store.shard import Shard
-from uno.event_bus.dead_letter.worker.session import Session
+from uno.event_bus.dead_letter.worker.session import Clock, Session
 
 __all__ = ["Reclaimer"]
 
@@ -32,6 +32,8 @@ class Reclaimer:
         self._shard = shard
         self._suspect_seen = suspect_seen
         self._trouble = session.outages.of(f"shard {shard.tag}")
+        self._clock = Clock()
+        """Of this shard's node: those of others may go wrong by more than a call may be late."""
         self._cursor = b"0-0"
         self._in_touch_since = monotonic()
         self._touched_at = monotonic()
@@ -65,8 +67,9 @@ class Reclaimer:
                 self._cursor,
                 lease_ms=self._session.store.layout.lease_ms if self._is_trusted() and self._is_served else NEVER_MS,
                 max_crashes=self._session.config.max_crashes,
-                until_ms=self._session.clock.now_ms() + int(self._session.tick_s * 1000),
+                until_ms=self._clock.now_ms() + int(self._session.tick_s * 1000),
             )
+            self._clock.heard(reclaimed.now_ms)
             self._session.clock.heard(reclaimed.now_ms)
             self._is_trusted()  # a reply that took long is a gap as well
             self._cursor, self._touched_at = reclaimed.cursor, monotonic()

@@ -20,6 +20,7 @@ from uno.event_bus.dead_letter.retry import RetryPolicy
 from uno.event_bus.dead_letter.store.shard import LARGEST_BATCH
 from uno.event_bus.dead_letter.store.store import Store
 from uno.event_bus.dead_letter.telemetry.recorder import Recorder
+from uno.event_bus.dead_letter.worker.cancellation import by_worker, take_back
 from uno.event_bus.dead_letter.worker.holdings import Holdings
 from uno.event_bus.dead_letter.worker.outages import Outages
 from uno.event_bus.dead_letter.worker.served import Served
@@ -95,6 +96,8 @@ class Session:
     report: Report = field(default_factory=Report)
     beaten_at: dict[int, float] = field(default_factory=dict)
     """Shard index → monotonic time of the last heartbeat that the shard has answered."""
+    unheard: set[int] = field(default_factory=set)
+    """Indexes of shards of which a `take` was not answered: what it leased, if it did, has to be given back."""
     outages: Outages = field(default_factory=Outages)
     served: Served = field(default_factory=Served)
     holdings: Holdings = field(init=False)
@@ -168,8 +171,11 @@ class Session:
             result = await self._call_hook(partial(hook, letter, why), is_async=inspect.iscoroutinefunction(hook))
             if isinstance(result, Awaitable):
                 await result
-        except Exception:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) or by_worker():
+                raise
             logger.exception("on_parked hook failed for letter %s; the letter is parked all the same", letter.id)
+        take_back()
 
     async def _call_hook(self, call: Callable[[], object], *, is_async: bool) -> object:
         if is_async:

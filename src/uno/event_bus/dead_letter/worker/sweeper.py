@@ -75,7 +75,9 @@ class Sweeper:
                     len(repaired.doubled),
                     repaired.rows_removed,
                 )
-            if not self._cursor:
+            if repaired.remade:  # no `take` has found it, so none tells
+                self._cursor, self._whole = b"", True
+            elif not self._cursor:
                 self._whole = False
             if not self._whole:
                 return

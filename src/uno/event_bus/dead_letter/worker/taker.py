@@ -6,7 +6,7 @@ from time import monotonic
 
 import anyio
 
-from uno.event_bus.dead_letter.errors import DeadLetterError
+from uno.event_bus.dead_letter.errors import DeadLetterError, StoreUnavailable
 from uno.event_bus.dead_letter.store.meaning import Meaning, classify
 from uno.event_bus.dead_letter.store.shard import LARGEST_BATCH, Shard, Taken
 from uno.event_bus.dead_letter.worker.holdings import Held
@@ -118,6 +118,10 @@ class Taker:
         try:
             taken = await self.shard.take(self._session.consumer, 0 if alone else places, alone=alone)
             letters = [Held(letter, letter.lease, self.shard) for letter in taken.letters if letter.lease]
+        except StoreUnavailable as error:
+            if not error.certain:
+                self._session.unheard.add(self.shard.index)
+            raise
         finally:
             self._session.holdings.hold(places, letters)
         self._trouble.over()

@@ -1,6 +1,7 @@
 """The worker: every role in one task group, a readiness handshake, and an ordered stop."""
 
 from functools import partial
+from time import monotonic
 
 import anyio
 from anyio.abc import TaskGroup
@@ -17,6 +18,10 @@ from uno.event_bus.dead_letter.worker.taker import Taker
 from uno.event_bus.dead_letter.worker.watchdog import Watchdog
 
 __all__ = ["Worker"]
+
+UNABLE_AFTER_S = 5.0
+"""A worker that has taken nothing for this long, or for a lease, leaves its shards to others: an idle one asks each
+second."""
 
 
 class Worker:
@@ -56,39 +61,48 @@ class Worker:
             background.start_soon(keep_running, "isolator", self._isolator.run)
             background.start_soon(keep_running, "watchdog", Watchdog(self._session, self._takers).run)
             async with anyio.create_task_group() as taking:
-                assignment = Assignment(self._session, partial(self._reassigned, background, taking))
+                reassigned = partial(self._reassigned, background, taking)
+                assignment = Assignment(self._session, reassigned, self._is_able)
                 if not until_idle:
                     assignment.begin()
                     taking.start_soon(keep_running, "assignment", assignment.run)
                     background.start_soon(self._announce, assignment)
                     background.start_soon(keep_running, "inspector", Inspector(self._session).run)
                 for shard in self._session.store.shards:
-                    self._look_after(shard, background, taking, reclaiming=not until_idle)
+                    self._look_after(shard, background, taking)
                 await (self._idle() if until_idle else self._stop.wait())
                 assignment.leave()
                 self._session.holdings.shut()
                 for taker in self._takers:
                     taker.wake()
 
-    def _look_after(self, shard: Shard, background: TaskGroup, taking: TaskGroup, *, reclaiming: bool) -> None:
+    def _look_after(self, shard: Shard, background: TaskGroup, taking: TaskGroup) -> None:
         """Start the roles of one shard; they rest while it is not served."""
         taker = Taker(self._session, shard, self._crew.dispatch)
         sweeper = Sweeper(self._session, taker)
         self._takers.append(taker)
         self._sweepers.append(sweeper)
         background.start_soon(keep_running, "sweeper", sweeper.run)
-        if reclaiming:
-            reclaimer = Reclaimer(self._session, shard, taker.suspect_seen)
-            background.start_soon(keep_running, "reclaimer", reclaimer.run)
+        background.start_soon(keep_running, "reclaimer", Reclaimer(self._session, shard, taker.suspect_seen).run)
         taking.start_soon(keep_running, "taker", taker.run)
 
     def _reassigned(self, background: TaskGroup, taking: TaskGroup) -> None:
         """Serve other shards than before; some of them may be new."""
         for shard in self._session.store.shards[len(self._takers) :]:
             self._crew.look_after(shard, background)
-            self._look_after(shard, background, taking, reclaiming=True)
+            self._look_after(shard, background, taking)
         for taker in self._takers:
             taker.wake()
+
+    def _is_able(self) -> bool:
+        """Whether any shard that is served was lately asked for letters, and has answered.
+
+        None was when handlers hang in all places, every thread is left, a suspect runs alone for long, or the nodes
+        of these shards cannot be reached from here.
+        """
+        since = monotonic() - max(self._session.lease_s, UNABLE_AFTER_S)
+        served = [taker for taker in self._takers if taker.shard.index in self._session.served]
+        return not served or any(taker.replied_at > since for taker in served)
 
     async def _announce(self, assignment: Assignment) -> None:
         await assignment.known.wait()
@@ -98,12 +112,24 @@ class Worker:
         self.ready.set()
 
     async def _idle(self) -> None:
-        """Wait until no shard has anything due and nothing is held."""
+        """Wait until no shard has anything due and nothing is held, and no lease of a dead worker has run out."""
         holdings = self._session.holdings
         while not self._stop.is_set():
-            idle = all(taker.is_idle for taker in self._takers) and holdings.is_empty
-            behind = any(sweeper.is_behind for sweeper in self._sweepers)
-            if idle and not behind and not self._isolator.has_due():
-                return
-            with anyio.move_on_after(0.01):
+            pause_s = 0.01
+            if self._is_idle():
+                if not await self._have_leases_run_out():
+                    return
+                pause_s = self._session.tick_s  # until the reclaimers may take them back
+            with anyio.move_on_after(pause_s):
                 await holdings.changed()
+
+    def _is_idle(self) -> bool:
+        idle = all(taker.is_idle for taker in self._takers) and self._session.holdings.is_empty
+        behind = any(sweeper.is_behind for sweeper in self._sweepers)
+        return idle and not behind and not self._isolator.has_due()
+
+    async def _have_leases_run_out(self) -> bool:
+        """Whether letters wait to be taken back: where only `process` is used, nobody else will."""
+        if self._session.is_stuck:
+            return False
+        return any([await taker.shard.has_leases_older_than(self._session.lease_s) for taker in self._takers])
