@@ -67,13 +67,13 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "settle compares nothing: whoever names a letter ends it",
         ("F11-late",),
         "stale_settles is|double_terminal is",
-        (Change("lua/settle.lua", "not token or held_tokens[id] ~= token", "not token"),),
+        (Change("lua/lib/outcomes.lua", "not token or held_tokens[id] ~= token", "not token"),),
     ),
     "fence-by-consumer": Mutant(
         "settle compares the consumer alone: an earlier lease of the same worker will do",
         ("F11-own",),
         "stale_settles is|double_terminal is",
-        (Change("lua/settle.lua", "not token or held_tokens[id] ~= token", "not token or not held_tokens[id]"),),
+        (Change("lua/lib/outcomes.lua", "not token or held_tokens[id] ~= token", "not token or not held_tokens[id]"),),
     ),
     "no-cursor": Mutant(
         "reclaim begins at 0-0 each time: what lives hides what is dead behind it",

@@ -126,7 +126,8 @@ async def test_a_worker_that_serves_fewer_shards_closes_the_connections_that_wai
         async with running(worker_of(queues)), running(worker_of(queues)), running(worker_of(queues)):
             await becomes_even(looking, 4)
             await looking.aclose()
-            await eventually(lambda: len(queues.connections()) <= 4 * 3 + 8, within_s=5)
+            nodes = len(queues.place.clients())
+            await eventually(lambda: len(queues.connections()) <= 4 * 3 * nodes + 8, within_s=5)
 
 
 async def test_a_worker_whose_handlers_hang_leaves_its_shards_to_others(queues: Queues) -> None:
