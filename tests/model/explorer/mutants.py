@@ -20,7 +20,7 @@ def _changed(verb: str, old: str, new: str) -> Replacement:
 
 
 _REPAIR_NOTHING: Final = _changed(
-    "repair", "\nlocal next_cursor = ", "\nif true then return { '', {}, {}, 0, mark } end\nlocal next_cursor = "
+    "repair", "\nlocal next_cursor = ", "\nif true then return { '', {}, {}, 0, mark, 0 } end\nlocal next_cursor = "
 )
 
 MUTANTS: Final[dict[str, Mutant]] = {
@@ -52,7 +52,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         (
             _changed(
                 "take",
-                "local entries = redis.call('XRANGE', letters, '(' .. last, '+', 'COUNT', STEP)",
+                "local entries = entries_after(last, '+', STEP)",
                 "local read = redis.call('XREADGROUP', 'GROUP', 'workers', consumer, 'COUNT', want - found, "
                 "'STREAMS', letters, '>')\n    local entries = read and read[1][2] or {}",
             ),
