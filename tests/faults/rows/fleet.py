@@ -20,8 +20,8 @@ TOGETHER = 4
 LEASE_S = 9.0
 HEARTBEAT_S = LEASE_S / 3
 CHANGES_S = 120.0
-SLACK_S = 1.5
-"""Of a machine with two cores for 40 processes, on top of what is promised."""
+SLACK_S = 3.0
+"""On top of what is promised: for two cores with 40 processes, and for heirs that die before they have begun."""
 
 LANES = 3
 """Connections of a worker to a node at most, besides one for each shard that it waits for."""

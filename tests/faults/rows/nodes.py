@@ -89,9 +89,13 @@ def zombie(run: Run, shard: int = 0) -> None:
         run.sleep(0.2)
 
 
+HANGS = FAILOVER_S + 1
+"""Later than after a death: a call to a node that hangs is given up after 2 s, and is not refused at once."""
+
+
 @row("F7", "a primary hangs, is replaced, and goes on; captures replicated", "cluster")
 def zombie_primary(run: Run) -> None:
-    run.settings, run.promise = REPLICATED, DURABLE
+    run.settings, run.promise = REPLICATED, Promise(resumes_s=HANGS)
     run.begin(gap_s=0.05, mix=MIX)
     for _ in range(2):
         zombie(run, run.chance.choice(run.shards))
@@ -101,7 +105,7 @@ def zombie_primary(run: Run) -> None:
 
 @row("F7-memory", "the same at the default level: losses are counted", "cluster")
 def zombie_primary_default(run: Run) -> None:
-    run.promise = DEFAULT
+    run.promise = Promise(lost="in a window", resumes_s=HANGS)
     run.begin(gap_s=0.05, mix=MIX)
     for _ in range(2):
         zombie(run, run.chance.choice(run.shards))

@@ -14,6 +14,8 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from contextvars import ContextVar
 from typing import Any
 from unittest import mock
 
@@ -22,11 +24,15 @@ import anyio
 from tests.support.harness.history import Journal
 from tests.support.harness.source import queue_of
 from uno.event_bus.dead_letter import Letter
+from uno.event_bus.dead_letter.store.node import Node
+from uno.event_bus.dead_letter.store.scripts import Script
 from uno.event_bus.dead_letter.store.shard import Outcome, Shard, Taken, Verdict
 
 MEMORY_BYTES = 2 << 30
 HANG_TIMEOUT_S = 0.3
-_take, _settle = Shard.take, Shard.settle
+_take, _settle, _run = Shard.take, Shard.settle, Node.run
+_sent: ContextVar[list[str]] = ContextVar("_sent")
+"""Scripts that one call of a shard has sent so far: it repeats those whose reply was lost."""
 
 
 class Handler:
@@ -85,7 +91,13 @@ def written_down(journal: Journal) -> tuple[Any, Any]:
     async def settle(shard: Shard, consumer: str, outcomes: Sequence[Outcome]) -> list[Verdict]:
         asked_at = time.monotonic()
         journal.write_all(journal.line("settling", "", o.letter_id, o.token, asked_at, str(o.verb)) for o in outcomes)
+        sent: list[str] = []
+        _sent.set(sent)
         verdicts = await _settle(shard, consumer, outcomes)
+        for _ in sent[1:]:  # a repeat may be refused because of the first, so it counts as a try of its own
+            journal.write_all(
+                journal.line("settling", "", o.letter_id, o.token, asked_at, str(o.verb)) for o in outcomes
+            )
         journal.write_all(
             journal.line("settled", "", o.letter_id, o.token, asked_at, f"{o.verb} {verdict}")
             for o, verdict in zip(outcomes, verdicts, strict=True)
@@ -93,6 +105,12 @@ def written_down(journal: Journal) -> tuple[Any, Any]:
         return verdicts
 
     return take, settle
+
+
+async def run(node: Node, by_sha: bytes, script: Script, *rest: Any) -> Any:
+    """`Node.run`, which notes that it is called."""
+    _sent.get([]).append(script.name)
+    return await _run(node, by_sha, script, *rest)
 
 
 async def main(settings: dict[str, Any]) -> None:
@@ -113,7 +131,10 @@ async def main(settings: dict[str, Any]) -> None:
         journal.write("ready")
 
     take, settle = written_down(journal)
-    with mock.patch.object(Shard, "take", take), mock.patch.object(Shard, "settle", settle):
+    patches = ((Shard, "take", take), (Shard, "settle", settle), (Node, "run", run))
+    with ExitStack() as patched:
+        for patch in patches:
+            patched.enter_context(mock.patch.object(*patch))
         async with queue, anyio.create_task_group() as group:
             group.start_soon(obey)
             group.start_soon(announce)
