@@ -24,7 +24,8 @@ from uno.event_bus.dead_letter import (
 )
 from uno.event_bus.dead_letter import bulk as bulk_module
 from uno.event_bus.dead_letter.bulk import Answered
-from uno.event_bus.dead_letter.store.shard import Answer, Seen, Shard
+from uno.event_bus.dead_letter.store.shard import Shard
+from uno.event_bus.dead_letter.store.values import Answer, Seen
 
 
 async def states(queue: DeadLetterQueue) -> Counter[LetterState]:

@@ -5,7 +5,8 @@ import pytest
 from tests.support.look import Look, new, several
 from uno.event_bus.dead_letter.letter import Counters, Letter, LetterState, Verb
 from uno.event_bus.dead_letter.store.browse import Where, find, scan, stats
-from uno.event_bus.dead_letter.store.shard import Outcome, Seen, Shard
+from uno.event_bus.dead_letter.store.shard import Shard
+from uno.event_bus.dead_letter.store.values import Outcome, Seen
 
 NOW_MS = 1_800_000_000_000
 TOKEN = NOW_MS * 1000

@@ -4,7 +4,8 @@ import pytest
 
 from tests.support.look import Look, new
 from uno.event_bus.dead_letter.letter import Verb
-from uno.event_bus.dead_letter.store.shard import Outcome, Shard
+from uno.event_bus.dead_letter.store.shard import Shard
+from uno.event_bus.dead_letter.store.values import Outcome
 
 WINDOW_MS = 10_000
 

@@ -4,7 +4,8 @@ import pytest
 
 from tests.support.look import Look, new, several
 from uno.event_bus.dead_letter.letter import LetterState, Verb
-from uno.event_bus.dead_letter.store.shard import Outcome, Seen, Shard
+from uno.event_bus.dead_letter.store.shard import Shard
+from uno.event_bus.dead_letter.store.values import Outcome, Seen
 
 NOW_MS = 1_800_000_000_000
 TOKEN = NOW_MS * 1000

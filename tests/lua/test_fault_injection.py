@@ -16,7 +16,8 @@ from tests.support.look import Look, new, several
 from uno.event_bus.dead_letter.errors import StoreError
 from uno.event_bus.dead_letter.letter import LetterState, NewLetter, Verb
 from uno.event_bus.dead_letter.store.browse import scan, stats, verify
-from uno.event_bus.dead_letter.store.shard import Outcome, Seen, Shard, Verdict
+from uno.event_bus.dead_letter.store.shard import Shard
+from uno.event_bus.dead_letter.store.values import Outcome, Seen, Verdict
 
 NOW_MS = 1_800_000_000_000
 NAMES = ("leased", "retried", "resolved", "parked", "held", "suspect", "crashed", "discarded", "stalled", "old")

@@ -6,7 +6,8 @@ from tests.support.clean import assert_clean
 from tests.support.look import Look, new
 from uno.event_bus.dead_letter.letter import FIELDS, Letter, Verb
 from uno.event_bus.dead_letter.store.browse import find, scan, stats, verify
-from uno.event_bus.dead_letter.store.shard import Outcome, Shard, Verdict
+from uno.event_bus.dead_letter.store.shard import Shard
+from uno.event_bus.dead_letter.store.values import Outcome, Verdict
 
 NOW_MS = 1_800_000_000_000
 

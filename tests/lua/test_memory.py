@@ -10,7 +10,8 @@ from tests.support.servers import Server
 from uno.event_bus.dead_letter.errors import QueueFull
 from uno.event_bus.dead_letter.letter import LetterState, Verb
 from uno.event_bus.dead_letter.store import browse
-from uno.event_bus.dead_letter.store.shard import Outcome, Seen, Shard, Taken
+from uno.event_bus.dead_letter.store.shard import Shard
+from uno.event_bus.dead_letter.store.values import Outcome, Seen, Taken
 
 NOW_MS = 1_800_000_000_000
 

@@ -5,7 +5,8 @@ import pytest
 from tests.support.look import Look, several
 from tests.support.servers import Server
 from uno.event_bus.dead_letter.letter import LetterState, Verb
-from uno.event_bus.dead_letter.store.shard import Outcome, Reclaimed, Seen, Shard, Verdict
+from uno.event_bus.dead_letter.store.shard import Shard
+from uno.event_bus.dead_letter.store.values import Outcome, Reclaimed, Seen, Verdict
 
 NOW_MS = 1_800_000_000_000
 TOKEN = NOW_MS * 1000

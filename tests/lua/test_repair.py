@@ -9,7 +9,8 @@ from tests.support.clean import assert_clean, verified
 from tests.support.look import Look, several
 from uno.event_bus.dead_letter.errors import LayoutMismatch
 from uno.event_bus.dead_letter.letter import LetterState, Verb
-from uno.event_bus.dead_letter.store.shard import Outcome, Repaired, Seen, Shard
+from uno.event_bus.dead_letter.store.shard import Shard
+from uno.event_bus.dead_letter.store.values import Outcome, Repaired, Seen
 
 NOW_MS = 1_800_000_000_000
 TOKEN = NOW_MS * 1000

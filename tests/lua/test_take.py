@@ -5,7 +5,8 @@ import pytest
 from tests.support.look import Look, new, several
 from tests.support.loops import BOTH_LOOPS
 from uno.event_bus.dead_letter.letter import Counters, Letter, Verb
-from uno.event_bus.dead_letter.store.shard import Outcome, Shard, Taken, Verdict
+from uno.event_bus.dead_letter.store.shard import Shard
+from uno.event_bus.dead_letter.store.values import Outcome, Taken, Verdict
 
 NOW_MS = 1_800_000_000_000
 

@@ -6,7 +6,8 @@ import pytest
 
 from tests.support.look import Look, new, several
 from uno.event_bus.dead_letter.letter import Verb
-from uno.event_bus.dead_letter.store.shard import Outcome, Shard, Verdict
+from uno.event_bus.dead_letter.store.shard import Shard
+from uno.event_bus.dead_letter.store.values import Outcome, Verdict
 
 NOW_US = 1_800_000_000_000_000
 

@@ -8,7 +8,8 @@ from tests.support.clean import assert_clean, verified
 from tests.support.look import Look, several
 from uno.event_bus.dead_letter.letter import Verb
 from uno.event_bus.dead_letter.store.browse import verify
-from uno.event_bus.dead_letter.store.shard import Outcome, Shard
+from uno.event_bus.dead_letter.store.shard import Shard
+from uno.event_bus.dead_letter.store.values import Outcome
 
 NOW_MS = 1_800_000_000_000
 TOKEN = NOW_MS * 1000

@@ -11,7 +11,8 @@ from uno.event_bus.dead_letter.store import browse
 from uno.event_bus.dead_letter.store.layout import queue_key
 from uno.event_bus.dead_letter.store.route import Refused
 from uno.event_bus.dead_letter.store.scripts import lua_folder, script
-from uno.event_bus.dead_letter.store.shard import Outcome, Seen, Shard
+from uno.event_bus.dead_letter.store.shard import Shard
+from uno.event_bus.dead_letter.store.values import Outcome, Seen
 
 NOW_MS = 1_800_000_000_000
 TOKEN = NOW_MS * 1000

@@ -11,7 +11,7 @@ from math import ceil
 from typing import Final
 
 from uno.event_bus.dead_letter.letter import Counters, LetterState, Verb
-from uno.event_bus.dead_letter.store.shard import Answer, Outcome, Verdict
+from uno.event_bus.dead_letter.store.values import Answer, Outcome, Verdict
 
 __all__ = ["PlainLetter", "PlainShard"]
 

@@ -25,8 +25,9 @@ from uno.event_bus.dead_letter.store.browse import scan, stats
 from uno.event_bus.dead_letter.store.connect import seeds_of
 from uno.event_bus.dead_letter.store.layout import FORMAT
 from uno.event_bus.dead_letter.store.layout_record import Layout
-from uno.event_bus.dead_letter.store.shard import Outcome, Seen, Shard, Verdict
+from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.store.topology import Topology
+from uno.event_bus.dead_letter.store.values import Outcome, Seen, Verdict
 
 EXAMPLES = int(os.environ.get("DLQ_STATEFUL_EXAMPLES", "60"))
 START_MS = 1_800_000_000_000

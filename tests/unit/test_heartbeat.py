@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.holding import held, session
 from tests.support.waiting import eventually
-from uno.event_bus.dead_letter.store.shard import Extended
+from uno.event_bus.dead_letter.store.values import Extended
 from uno.event_bus.dead_letter.worker.heartbeat import Heartbeat
 
 LEASE_S = 1.2

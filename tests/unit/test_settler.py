@@ -12,7 +12,7 @@ import pytest
 from tests.support.holding import Records, held, session
 from uno.event_bus.dead_letter.errors import DeadLetterError, LayoutMismatch, QueueFull, StoreError, StoreUnavailable
 from uno.event_bus.dead_letter.letter import Verb
-from uno.event_bus.dead_letter.store.shard import Outcome, Verdict
+from uno.event_bus.dead_letter.store.values import Outcome, Verdict
 from uno.event_bus.dead_letter.worker import settler as module
 from uno.event_bus.dead_letter.worker.holdings import Held
 from uno.event_bus.dead_letter.worker.session import Session

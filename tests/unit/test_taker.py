@@ -15,7 +15,7 @@ from tests.support.waiting import eventually
 from uno.event_bus.dead_letter.errors import StoreUnavailable
 from uno.event_bus.dead_letter.handlers import Handlers
 from uno.event_bus.dead_letter.letter import Letter
-from uno.event_bus.dead_letter.store.shard import Taken
+from uno.event_bus.dead_letter.store.values import Taken
 from uno.event_bus.dead_letter.worker import taker as module
 from uno.event_bus.dead_letter.worker.holdings import Held
 from uno.event_bus.dead_letter.worker.session import Session

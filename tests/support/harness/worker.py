@@ -26,7 +26,8 @@ from tests.support.harness.source import queue_of
 from uno.event_bus.dead_letter import Letter
 from uno.event_bus.dead_letter.store.node import Node
 from uno.event_bus.dead_letter.store.scripts import Script
-from uno.event_bus.dead_letter.store.shard import Outcome, Shard, Taken, Verdict
+from uno.event_bus.dead_letter.store.shard import Shard
+from uno.event_bus.dead_letter.store.values import Outcome, Taken, Verdict
 
 MEMORY_BYTES = 2 << 30
 HANG_TIMEOUT_S = 0.3

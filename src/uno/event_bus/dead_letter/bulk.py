@@ -13,8 +13,9 @@ from typing import Any, Final, NamedTuple
 from uno.event_bus.dead_letter.errors import ConfigError, LetterNotFound, LetterStateConflict
 from uno.event_bus.dead_letter.letter import Letter, LetterState
 from uno.event_bus.dead_letter.rules import require_seconds
-from uno.event_bus.dead_letter.store.shard import LARGEST_BATCH, Answer, Seen, Shard
+from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.store.store import Store
+from uno.event_bus.dead_letter.store.values import LARGEST_BATCH, Answer, Seen
 from uno.event_bus.dead_letter.walk import PAGE, Walk, find_many, position
 from uno.event_bus.dead_letter.where import Where
 

@@ -10,7 +10,8 @@ import anyio
 
 from uno.event_bus.dead_letter.errors import StoreUnavailable
 from uno.event_bus.dead_letter.letter import Letter, LetterState
-from uno.event_bus.dead_letter.store.shard import LARGEST_BATCH, Shard, Taken
+from uno.event_bus.dead_letter.store.shard import Shard
+from uno.event_bus.dead_letter.store.values import LARGEST_BATCH, Taken
 from uno.event_bus.dead_letter.walk import Walk, position
 from uno.event_bus.dead_letter.where import Where
 from uno.event_bus.dead_letter.worker.crew import Crew, shielded

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from uno.event_bus.dead_letter.letter import Letter, LetterState
-from uno.event_bus.dead_letter.store.shard import Shard, counters_of
+from uno.event_bus.dead_letter.store.shard import Shard
+from uno.event_bus.dead_letter.store.values import counters_of
 
 __all__ = ["Page", "Verified", "find", "scan", "stats", "verify"]
 

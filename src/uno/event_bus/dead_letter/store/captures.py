@@ -18,8 +18,9 @@ from uno.event_bus.dead_letter.errors import DeadLetterError, StoreUnavailable
 from uno.event_bus.dead_letter.letter import NewLetter
 from uno.event_bus.dead_letter.store.durability import Durability
 from uno.event_bus.dead_letter.store.layout_record import Layout
-from uno.event_bus.dead_letter.store.shard import LARGEST_BATCH, LayoutChanged, Shard
+from uno.event_bus.dead_letter.store.shard import LayoutChanged, Shard
 from uno.event_bus.dead_letter.store.topology import Topology
+from uno.event_bus.dead_letter.store.values import LARGEST_BATCH
 
 __all__ = ["Captures", "Result"]
 

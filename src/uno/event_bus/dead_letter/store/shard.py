@@ -5,13 +5,11 @@ Times go down as durations and come up in ms of the server's clock.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
 from time import monotonic
-from typing import Any, Final, NamedTuple
+from typing import Any
 
 from uno.event_bus.dead_letter.errors import LayoutMismatch, NotReplicated, StoreUnavailable
-from uno.event_bus.dead_letter.letter import Counters, Lease, Letter, LetterState, NewLetter, Verb
+from uno.event_bus.dead_letter.letter import Lease, Letter, LetterState, NewLetter, Verb
 from uno.event_bus.dead_letter.store.durability import Durability
 from uno.event_bus.dead_letter.store.layout import shard_key, shard_tag, slot_of
 from uno.event_bus.dead_letter.store.layout_record import Layout
@@ -20,73 +18,22 @@ from uno.event_bus.dead_letter.store.node import LONGEST_BLOCK_S, Lane, Word
 from uno.event_bus.dead_letter.store.route import Refused, Route
 from uno.event_bus.dead_letter.store.scripts import PROTOCOL, script
 from uno.event_bus.dead_letter.store.topology import Topology
+from uno.event_bus.dead_letter.store.values import (
+    VERDICTS,
+    Answer,
+    Extended,
+    Outcome,
+    Reclaimed,
+    Repaired,
+    Seen,
+    Taken,
+    Verdict,
+    arguments_of,
+    counters_of,
+    optional_ms,
+)
 
-__all__ = [
-    "Answer",
-    "Extended",
-    "LayoutChanged",
-    "Outcome",
-    "Reclaimed",
-    "Repaired",
-    "Seen",
-    "Shard",
-    "Taken",
-    "Verdict",
-]
-
-LARGEST_BATCH: Final = 1000
-"""Letters that one call may name: Lua's `unpack` and the length of a script bound it."""
-
-
-class Verdict(StrEnum):
-    """What `settle` says of an outcome."""
-
-    OK = "OK"
-    LOST = "LOST"
-    """The lease is another's, or over: nothing changed."""
-    GONE = "GONE"
-    """No such letter: nothing changed."""
-
-
-_VERDICTS: Final = {verdict.value.encode(): verdict for verdict in Verdict}
-
-
-class Answer(StrEnum):
-    """What an operator's verb says of a letter."""
-
-    OK = "OK"
-    CHANGED = "CHANGED"
-    """It is not as the caller saw it."""
-    LEASED = "LEASED"
-    """A worker has it."""
-    AHEAD = "AHEAD"
-    """The intake has not come to it: call again."""
-    GONE = "GONE"
-
-
-class Outcome(NamedTuple):
-    """The end of one lease."""
-
-    letter_id: str
-    token: int
-    verb: Verb
-    delay_ms: int = 0
-    """For `retry` and `release`."""
-    failed: bool = False
-    """The handler ran and failed: counts against `max_retries`."""
-    reason: str = ""
-    history: bytes = b""
-    """Replaces the letter's history; empty: it stays as it is."""
-    fingerprint: str = ""
-    """Of the letter, so that its error group is counted down."""
-
-
-class Seen(NamedTuple):
-    """A letter as an operator saw it."""
-
-    letter_id: str
-    state: LetterState
-    since_ms: int
+__all__ = ["LayoutChanged", "Shard"]
 
 
 class LayoutChanged(Exception):
@@ -100,99 +47,6 @@ class LayoutChanged(Exception):
 
 type Follow = Callable[[], Callable[[int], Awaitable[None]] | None]
 """Gives what brings the layout of this process to an epoch that a shard has told; None when its store is gone."""
-
-
-@dataclass(slots=True)
-class Taken:
-    """The reply of `take`."""
-
-    letters: list[Letter]
-    now_ms: int
-    mark: bytes
-    """Stream id up to which letters were taken in."""
-    more: bool
-    """More are due or new: take again at once."""
-    next_due_ms: int | None
-    suspect_due_ms: int | None
-    """Due time of the suspect that has waited longest."""
-    remade: bool
-    """The consumer group was missing: `repair` should run at once."""
-    suspect: bool
-    """The one letter must run alone."""
-
-
-class Extended(NamedTuple):
-    """The reply of `extend`."""
-
-    lost: list[str]
-    forgotten: list[tuple[str, int]]
-    """Id and token of leases of this consumer that the caller did not name."""
-
-
-class Reclaimed(NamedTuple):
-    """The reply of `reclaim`; the cursor is ``0-0`` when the walk is at its end."""
-
-    cursor: bytes
-    suspects: list[str]
-    parked: list[str]
-    now_ms: int = 0
-
-
-@dataclass(slots=True)
-class Repaired:
-    """The reply of `repair`; the cursor is empty when the walk is at its end."""
-
-    cursor: bytes
-    orphaned: list[str] = field(default_factory=list)
-    doubled: list[str] = field(default_factory=list)
-    rows_removed: int = 0
-    remade: bool = False
-    """The consumer group was missing: the whole shard should be looked at, at once."""
-
-
-LATEST_MS: Final = 10**15
-"""A due time that a stranger set to infinity is shown as this one, ms."""
-
-
-def _optional_int(value: bytes) -> int | None:
-    return int(min(float(value), LATEST_MS)) if value else None
-
-
-def counters_of(row: Sequence[Any]) -> Counters:
-    """Return the counters that a script answered; none were kept when the row is empty."""
-    if not row:
-        return Counters()
-    failures, crashes, releases, redrives, failures_then, crashes_then, reason = row
-    return Counters(
-        failures, crashes, releases, redrives, failures_then, crashes_then, reason.decode("utf-8", "replace")
-    )
-
-
-def _arguments(letters: Iterable[NewLetter], limit: int, window_ms: int) -> list[Word]:
-    """Return the arguments of `add`."""
-    args: list[Word] = [limit, window_ms]
-    for new in letters:
-        args += (
-            new.capture_key,
-            new.delay_ms,
-            new.event_id,
-            new.type,
-            new.subscription,
-            new.reason,
-            new.error_type,
-            new.error,
-            new.traceback,
-            new.fingerprint,
-            "" if new.failed_at_ms is None else new.failed_at_ms,
-            new.attempts,
-            new.ordering_key,
-            new.dedupe_key,
-            new.content_type,
-            new.encoding,
-            new.payload,
-            new.headers,
-        )
-    return args
 
 
 class Shard:
@@ -313,7 +167,7 @@ class Shard:
         memory. While it is certain that nothing was captured it tries for `patience_s` (None: as all calls).
         Letters that do not stay have another home when the queue grows: `LayoutChanged`.
         """
-        args = _arguments(letters, limit, window_ms)
+        args = arguments_of(letters, limit, window_ms)
         return self._ids(await self.call("add", args, repeat=window_ms > 0, patience_s=patience_s, stays=stays))
 
     async def add_durably(
@@ -327,7 +181,7 @@ class Shard:
         stays: bool = False,
     ) -> list[str | NotReplicated | None]:
         """Capture letters as `add` does, and have that confirmed; return `NotReplicated` for each that was not."""
-        args = _arguments(letters, limit, window_ms)
+        args = arguments_of(letters, limit, window_ms)
         reply, confirmed = await self.call(
             "add", args, repeat=window_ms > 0, patience_s=patience_s, confirm=durability.command, stays=stays
         )
@@ -382,8 +236,8 @@ class Shard:
             int(now_ms),
             mark,
             bool(more),
-            _optional_int(next_due),
-            _optional_int(suspect_due),
+            optional_ms(next_due),
+            optional_ms(suspect_due),
             bool(remade),
             bool(suspect),
         )
@@ -401,7 +255,7 @@ class Shard:
                 outcome.history,
             )
         reply = await self.call("settle", args, lane="work")
-        return [_VERDICTS[verdict] for verdict in reply]
+        return [VERDICTS[verdict] for verdict in reply]
 
     async def extend(self, consumer: str, leases: Sequence[tuple[str, int]]) -> Extended:
         """Keep the leases (letter id, token) that are still the caller's, and learn which are not."""

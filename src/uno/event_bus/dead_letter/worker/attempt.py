@@ -11,7 +11,7 @@ from uno.event_bus.dead_letter.failure import describe
 from uno.event_bus.dead_letter.handlers import Handler, HandlerTimeout, InThread
 from uno.event_bus.dead_letter.history import MESSAGE_BYTES, Attempt, History
 from uno.event_bus.dead_letter.letter import WIRE_VERSION, DeadLetterReason, Letter, Verb
-from uno.event_bus.dead_letter.store.shard import Outcome
+from uno.event_bus.dead_letter.store.values import Outcome
 from uno.event_bus.dead_letter.worker.cancellation import by_worker, take_back
 from uno.event_bus.dead_letter.worker.holdings import Held
 from uno.event_bus.dead_letter.worker.lines import Lines

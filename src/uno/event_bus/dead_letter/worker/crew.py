@@ -10,7 +10,8 @@ from anyio.abc import TaskGroup
 from uno.event_bus.dead_letter.errors import DeadLetterError
 from uno.event_bus.dead_letter.failure import sole_error
 from uno.event_bus.dead_letter.letter import Verb
-from uno.event_bus.dead_letter.store.shard import Outcome, Shard
+from uno.event_bus.dead_letter.store.shard import Shard
+from uno.event_bus.dead_letter.store.values import Outcome
 from uno.event_bus.dead_letter.worker.attempt import Attempts, release
 from uno.event_bus.dead_letter.worker.heartbeat import Heartbeat
 from uno.event_bus.dead_letter.worker.holdings import Held

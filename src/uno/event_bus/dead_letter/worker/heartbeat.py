@@ -8,7 +8,8 @@ import anyio
 
 from uno.event_bus.dead_letter.errors import DeadLetterError
 from uno.event_bus.dead_letter.letter import Verb
-from uno.event_bus.dead_letter.store.shard import Extended, Outcome, Shard
+from uno.event_bus.dead_letter.store.shard import Shard
+from uno.event_bus.dead_letter.store.values import Extended, Outcome
 from uno.event_bus.dead_letter.worker.holdings import Held
 from uno.event_bus.dead_letter.worker.session import Session
 

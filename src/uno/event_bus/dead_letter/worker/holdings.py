@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import anyio
 
 from uno.event_bus.dead_letter.letter import Lease, Letter, Verb
-from uno.event_bus.dead_letter.store.shard import Outcome, Shard
+from uno.event_bus.dead_letter.store.shard import Shard
+from uno.event_bus.dead_letter.store.values import Outcome
 
 if TYPE_CHECKING:
     from uno.event_bus.dead_letter.worker.slots import Slot

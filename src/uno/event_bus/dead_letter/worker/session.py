@@ -17,8 +17,8 @@ from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.handlers import Handlers
 from uno.event_bus.dead_letter.letter import Letter
 from uno.event_bus.dead_letter.retry import RetryPolicy
-from uno.event_bus.dead_letter.store.shard import LARGEST_BATCH
 from uno.event_bus.dead_letter.store.store import Store
+from uno.event_bus.dead_letter.store.values import LARGEST_BATCH
 from uno.event_bus.dead_letter.telemetry.recorder import Recorder
 from uno.event_bus.dead_letter.worker.cancellation import by_worker, take_back
 from uno.event_bus.dead_letter.worker.holdings import Holdings

@@ -7,7 +7,8 @@ import anyio
 
 from uno.event_bus.dead_letter.errors import LayoutMismatch, QueueFull, StoreUnavailable
 from uno.event_bus.dead_letter.letter import Letter, Verb
-from uno.event_bus.dead_letter.store.shard import LARGEST_BATCH, Outcome, Shard, Verdict
+from uno.event_bus.dead_letter.store.shard import Shard
+from uno.event_bus.dead_letter.store.values import LARGEST_BATCH, Outcome, Verdict
 from uno.event_bus.dead_letter.worker.holdings import Held
 from uno.event_bus.dead_letter.worker.session import Session
 

@@ -8,7 +8,8 @@ import anyio
 
 from uno.event_bus.dead_letter.errors import DeadLetterError, StoreUnavailable
 from uno.event_bus.dead_letter.store.meaning import Meaning, classify
-from uno.event_bus.dead_letter.store.shard import LARGEST_BATCH, Shard, Taken
+from uno.event_bus.dead_letter.store.shard import Shard
+from uno.event_bus.dead_letter.store.values import LARGEST_BATCH, Taken
 from uno.event_bus.dead_letter.worker.holdings import Held
 from uno.event_bus.dead_letter.worker.session import Session
 
