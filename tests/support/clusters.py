@@ -40,6 +40,11 @@ class Cluster(LocalCluster):
         """Where it is, as errors name it."""
         return f"{HOST}:{self._first().port}"
 
+    @property
+    def every_url(self) -> str:
+        """A URL that names every node."""
+        return f"redis://{','.join(f'{HOST}:{node.port}' for node in self.nodes)}/0?cluster=true"
+
     def url_of(self, user: str, password: str) -> str:
         """The URL of a user of its own."""
         return self.url.replace("://", f"://{user}:{password}@")

@@ -89,7 +89,10 @@ class Watch:
         self._without_since = dict.fromkeys(range(SHARDS), time.monotonic())
         self._parts: dict[int, tuple[int, ...]] = {}
         """Process id → shards that it serves, of workers that live and are not leaving."""
-        self._told: deque[dict[int, tuple[int, ...]]] = deque(maxlen=int(HEARTBEAT_S / LOOK_EVERY_S))
+        looks = int(HEARTBEAT_S / LOOK_EVERY_S)
+        self._told: deque[dict[int, tuple[int, ...]]] = deque(maxlen=2 * looks)
+        self._held: deque[dict[int, list[int]]] = deque(maxlen=looks)
+        """Process id → the port of each of its connections, of the last looks."""
         self._is_counting = False
         self.left: list[Actor] = []
         self.longest_s = 0.0
@@ -130,13 +133,16 @@ class Watch:
         time.sleep(LOOK_EVERY_S)
 
     def _count_connections(self) -> None:
+        """Judge the connections of a heartbeat ago by what was told around then.
+
+        A worker waits for a shard before it tells of it, when it enlists next; and after it has given it up, for 1 s.
+        """
+        if len(self._held) == self._held.maxlen:
+            for pid, ports in self._held[0].items():
+                shards = {shard for parts in self._told for shard in parts.get(pid, ())}
+                self.beyond = max(self.beyond, len(ports) - len(shards) - LANES * len(set(ports)))
         sockets = sockets_to(node.port for node in self._run.cluster.nodes)
-        for pid in self._parts:
-            mine = inodes_of(pid) & sockets.keys()
-            # It tells of a change when it enlists; a read that waits for a shard it has given up ends within 1 s.
-            shards = {shard for parts in self._told for shard in parts.get(pid, ())}
-            nodes = {sockets[inode] for inode in mine}
-            self.beyond = max(self.beyond, len(mine) - len(shards) - LANES * len(nodes))
+        self._held.append({pid: [sockets[inode] for inode in inodes_of(pid) & sockets.keys()] for pid in self._parts})
 
 
 def sockets_to(ports: Iterable[int]) -> dict[str, int]:

@@ -81,7 +81,8 @@ class Run:
         self.journal = Journal(self.folder, "run")
         self.producers: list[Actor] = []
         self.workers: list[Actor] = []
-        self.url = self.place.url
+        self.url = self.place.every_url if isinstance(self.place, Cluster) else self.place.url
+        """Of a cluster with every node: a process may start while any of them is away."""
         self.remap: dict[str, str] = {}
         self._eye: Eye | None = None
         self._numbers = itertools.count()

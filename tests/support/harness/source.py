@@ -13,7 +13,7 @@ def source_of(url: str, remap: dict[str, str]) -> Any:
     """The URL; or with `remap` (address → address; ``*:*`` → host, of all others) a client that goes there instead."""
     if not remap:
         return url
-    first = url.partition("://")[2].partition("/")[0]
+    first = url.partition("://")[2].partition("/")[0].partition(",")[0]
 
     def reachable(address: tuple[str, int]) -> tuple[str, int]:
         known = f"{address[0]}:{address[1]}"
