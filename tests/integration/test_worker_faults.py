@@ -246,7 +246,7 @@ async def test_work_goes_on_after_a_deletion(queues: Queues, place: Place, what:
             for shard in range(2):
                 place.client.delete(shard_key("default", shard, "letters"))
         else:
-            place.client.flushall()
+            place.flush()
         assert await load.resumed() < RESUMES_S
         load.end()
         await load.settled()

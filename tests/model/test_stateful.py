@@ -48,7 +48,7 @@ class ShardBesideModel(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.place.client.flushall()
+        self.place.flush()
         self.runner = asyncio.Runner()
         self.topology = Topology(seeds_of(self.place.url), timeout_s=5.0)
         self.now_ms = START_MS

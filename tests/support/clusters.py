@@ -79,6 +79,12 @@ class Cluster(LocalCluster):
                 rows += [row | {"id": f"{node.port}-{row['id']}"} for row in node.client.client_list()]
         return rows
 
+    def flush(self) -> None:
+        """Remove all keys."""
+        for node in self.nodes:
+            if node.is_primary():  # asked now: a client's map may be from before a failover
+                node.client.flushall()
+
     def log(self) -> str:
         """What the nodes have said, one after the other."""
         assert self._folder is not None
@@ -113,5 +119,4 @@ class Cluster(LocalCluster):
                 pipe.execute_command("CONFIG", "SET", *setting.split())
             pipe.execute_command("CLIENT", "UNPAUSE")
             pipe.execute()
-            if node.is_primary():
-                node.client.flushall()
+        self.flush()

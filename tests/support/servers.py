@@ -153,6 +153,10 @@ class Server:
         path = self.folder / "server.log"
         return path.read_text("utf-8", "replace") if path.exists() else "(no log)"
 
+    def flush(self) -> None:
+        """Remove all keys."""
+        self.client.flushall()
+
     def clean(self) -> None:
         """Make it as new: no keys, the settings that tests change as they were, nobody paused."""
         pipe = self.client.pipeline(transaction=False)
