@@ -1,9 +1,12 @@
 """durability: a capture is acknowledged when enough replicas or disks have it, else it is NotReplicated."""
 
 import signal
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
+from redis.exceptions import BusyLoadingError
 
 from tests.integration.conftest import Queues
 from tests.support.places import Place
@@ -23,12 +26,18 @@ def replica(server: Server) -> Iterator[Server]:
         server.client.config_set("port", port)
         replica.client.execute_command("REPLICAOF", "127.0.0.1", port)
         server.client.set("probe", 1)
-        while replica.client.get("probe") is None:
-            pass
+        while not _has(replica, "probe"):
+            time.sleep(0.005)
         yield replica
     server.client.config_set("port", 0)
     while server.client.info("replication")["connected_slaves"]:
-        pass
+        time.sleep(0.005)
+
+
+def _has(replica: Server, key: str) -> bool:
+    with suppress(BusyLoadingError):  # as long as it takes over the data
+        return replica.client.get(key) is not None
+    return False
 
 
 async def test_a_replicated_capture_is_on_the_replica_when_it_is_acknowledged(

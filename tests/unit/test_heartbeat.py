@@ -43,3 +43,21 @@ async def test_a_lease_is_given_up_a_sixth_of_its_length_before_it_ends(answers:
         left_s = letter.lease.expires_at - monotonic()
         group.cancel_scope.cancel()
     assert 0 < left_s <= LEASE_S / 6
+
+
+async def test_with_nothing_to_lose_an_answer_may_take_longer() -> None:
+    """A connection over a slow network that is given up before it stands would never be made."""
+    answered = anyio.Event()
+
+    class Slow(FallsSilent):
+        async def extend(self, consumer: str, leases: list[tuple[str, int]]) -> Extended:
+            await anyio.sleep(LEASE_S * 2 / 3)
+            answered.set()
+            return Extended([], [])
+
+    shard: Any = Slow(0)
+    async with anyio.create_task_group() as group:
+        group.start_soon(Heartbeat(session(shard, lease_s=LEASE_S), shard).run)
+        with anyio.fail_after(2 * LEASE_S):
+            await answered.wait()
+        group.cancel_scope.cancel()

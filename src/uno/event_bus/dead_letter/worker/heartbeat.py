@@ -1,7 +1,7 @@
 """The heartbeat of one shard: keeps the leases of this worker, and gives up those that are lost."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection
 from time import monotonic
 
 import anyio
@@ -59,9 +59,15 @@ class Heartbeat:
         await self._release_forgotten(extended)
         return True
 
-    def _patience_s(self, leases: Iterable[Held]) -> float:
-        """Return how long to wait for an answer: a third of a lease, and not past the moment to give one up."""
+    def _patience_s(self, leases: Collection[Held]) -> float:
+        """Return how long to wait for an answer: a third of a lease, and not past the moment to give one up.
+
+        With nothing to lose, a whole lease: over a slow network a connection takes several round trips to be made, and
+        one that is given up before it stands is never made.
+        """
         lease_s = self._session.lease_s
+        if not leases:
+            return lease_s
         ends = [held.lease.expires_at for held in leases if not held.handled]
         return min([lease_s / 3, *(max(0.0, end - lease_s / 6 - monotonic()) for end in ends)])
 
