@@ -133,14 +133,15 @@ class Watch:
         time.sleep(LOOK_EVERY_S)
 
     def _count_connections(self) -> None:
-        """Judge the connections of a heartbeat ago by what was told around then.
+        """Judge the connections that lasted for a heartbeat by what was told around it.
 
-        A worker waits for a shard before it tells of it, when it enlists next; and after it has given it up, for 1 s.
+        A read that waits for a shard goes on for a second after that was given up, perhaps before anybody was told.
         """
         if len(self._held) == self._held.maxlen:
-            for pid, ports in self._held[0].items():
+            for pid in set.intersection(*map(set, self._held)):
                 shards = {shard for parts in self._told for shard in parts.get(pid, ())}
-                self.beyond = max(self.beyond, len(ports) - len(shards) - LANES * len(set(ports)))
+                lasting = min(len(held[pid]) - LANES * len(set(held[pid])) for held in self._held)
+                self.beyond = max(self.beyond, lasting - len(shards))
         sockets = sockets_to(node.port for node in self._run.cluster.nodes)
         self._held.append({pid: [sockets[inode] for inode in inodes_of(pid) & sockets.keys()] for pid in self._parts})
 
