@@ -24,6 +24,7 @@ local FIRST, WIDTH = 6, 18
 -- include lib/guard.lua
 -- include lib/rows.lua
 -- include lib/clock.lua
+-- include lib/shard_time.lua
 -- include lib/totals.lua
 -- include lib/error_groups.lua
 
@@ -48,7 +49,7 @@ end
 -- Numbers are printed once a batch, not once a letter.
 local now_text, due_texts = int(now_ms), {}
 local function due_after(delay)
-  due_texts[delay] = due_texts[delay] or int(now_ms + tonumber(delay))
+  due_texts[delay] = due_texts[delay] or int(shard_ms + tonumber(delay))
   return due_texts[delay]
 end
 
@@ -105,6 +106,7 @@ end
 if fresh_shard then
   redis.call('HSET', meta, 'format', '1', 'protocol', ARGV[1], 'epoch', ARGV[2], 'mark', '0-0')
 end
+keep_time()
 count('captured', added)
 count('repeated', repeated)
 enter_groups(tally, samples, now_ms)

@@ -23,6 +23,7 @@ local letters, meta, schedule, suspects, held, parked, state, history, groups, g
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 -- include lib/guard.lua
 -- include lib/clock.lua
+-- include lib/shard_time.lua
 -- include lib/fields.lua
 -- include lib/group.lua
 -- include lib/totals.lua

@@ -17,6 +17,7 @@ local FIRST, WIDTH, MOST_FORGOTTEN = 5, 2, 100
 -- include lib/guard.lua
 -- include lib/rows.lua
 -- include lib/clock.lua
+-- include lib/shard_time.lua
 -- include lib/group.lua
 -- include lib/fence.lua
 
@@ -35,6 +36,9 @@ for at = FIRST, #ARGV, WIDTH do
   end
 end
 
+if #kept > 0 then
+  keep_time()
+end
 -- JUSTID leaves the delivery count alone: it holds the token.
 local CHUNK = 1000
 for first = 1, #kept, CHUNK do

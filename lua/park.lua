@@ -21,6 +21,7 @@ local letters, meta, schedule, suspects, held, parked, state =
 local reason = ARGV[4]
 -- include lib/guard.lua
 -- include lib/clock.lua
+-- include lib/shard_time.lua
 -- include lib/fields.lua
 -- include lib/group.lua
 -- include lib/record.lua

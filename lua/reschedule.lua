@@ -21,6 +21,7 @@ local letters, meta, schedule, suspects, held, parked, state =
 local delay_ms = tonumber(ARGV[4])
 -- include lib/guard.lua
 -- include lib/clock.lua
+-- include lib/shard_time.lua
 -- include lib/fields.lua
 -- include lib/group.lua
 -- include lib/record.lua
@@ -32,7 +33,7 @@ local delay_ms = tonumber(ARGV[4])
 if not string.match(ARGV[4], '^%d+$') then
   return redis.error_reply('ERR reschedule: the delay is ' .. ARGV[4] .. ', not a number of ms')
 end
-local due = int(now_ms + delay_ms)
+local due = int(shard_ms + delay_ms)
 
 -- A redrive starts a new budget of retries and crashes; what happened before stays counted.
 local function redrive(id)
@@ -45,6 +46,7 @@ local function redrive(id)
 end
 
 return operate({ parked = true, held = true, scheduled = true, suspect = true }, function(id, place)
+  keep_time()
   if place == 'suspect' then
     redis.call('ZADD', suspects, due, id) -- it still has to run alone
     return

@@ -25,6 +25,7 @@ local last, most, whole = ARGV[4], tonumber(ARGV[5]), ARGV[6] == '1'
 local FIRST, WIDTH, MOST, BYTES = 7, 2, 500, 4 * 1024 * 1024
 -- include lib/guard.lua
 -- include lib/clock.lua
+-- include lib/shard_time.lua
 -- include lib/fields.lua
 -- include lib/group.lua
 -- include lib/record.lua
@@ -86,4 +87,4 @@ while #page < most and looked < MOST and bytes < BYTES and not at_end do
     last, looked, bytes = id, looked + 1, bytes + size_of(entry[2])
   end
 end
-return { at_end and '' or last, int(now_ms), page }
+return { at_end and '' or last, int(shard_ms), page }

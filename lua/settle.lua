@@ -28,6 +28,7 @@ local FIRST, WIDTH = 5, 5
 -- include lib/guard.lua
 -- include lib/rows.lua
 -- include lib/clock.lua
+-- include lib/shard_time.lua
 -- include lib/group.lua
 -- include lib/record.lua
 -- include lib/totals.lua
@@ -85,9 +86,9 @@ for i, at in ipairs(accepted) do
     if verb == 'park' then
       append(newly_parked, int(now_ms), id)
     elseif verb == 'release' and record[CRASHES] > record[CRASHES_AT_REDRIVE] then
-      append(due_alone, int(now_ms + delay), id) -- a suspect that was not started is still one
+      append(due_alone, int(shard_ms + delay), id) -- a suspect that was not started is still one
     else
-      append(due, int(now_ms + delay), id)
+      append(due, int(shard_ms + delay), id)
     end
   end
 end
@@ -97,6 +98,9 @@ if #records > 0 then
 end
 if #histories > 0 then
   redis.call('HSET', history, unpack(histories))
+end
+if #due > 0 or #due_alone > 0 then
+  keep_time()
 end
 if #due > 0 then
   redis.call('ZADD', schedule, unpack(due))

@@ -18,6 +18,7 @@ local letters, meta, schedule, suspects, held, parked, groups =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 -- include lib/guard.lua
 -- include lib/clock.lua
+-- include lib/shard_time.lua
 -- include lib/group.lua
 
 local leased, consumers = 0, 0
@@ -34,7 +35,7 @@ local reply = {
   'oldest', oldest and oldest[1] or '',
   'next_due', redis.call('ZRANGE', schedule, 0, 0, 'WITHSCORES')[2] or '',
   'suspect_due', redis.call('ZRANGE', suspects, 0, 0, 'WITHSCORES')[2] or '',
-  'now', int(now_ms),
+  'now', int(shard_ms),
 }
 -- In `meta` the total of letters that were parked once has the name of the state: it is answered as parked_total.
 local totals = redis.call('HGETALL', meta)

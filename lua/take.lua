@@ -27,6 +27,7 @@ local letters, meta, schedule, suspects, parked, state, history =
 local consumer, wanted, alone, seen = ARGV[4], tonumber(ARGV[5]), ARGV[6] == '1', tonumber(ARGV[7])
 -- include lib/guard.lua
 -- include lib/clock.lua
+-- include lib/shard_time.lua
 -- include lib/fields.lua
 -- include lib/group.lua
 -- include lib/record.lua
@@ -66,12 +67,12 @@ if #ARGV >= 8 then
   ids = named_ids()
 else
   if alone then
-    ids = redis.call('ZRANGEBYSCORE', suspects, '-inf', int(now_ms), 'LIMIT', 0, 1)
+    ids = redis.call('ZRANGEBYSCORE', suspects, '-inf', int(shard_ms), 'LIMIT', 0, 1)
   end
   if #ids > 0 then
     source, suspect, most = suspects, true, 1
   elseif wanted > 0 then
-    ids = redis.call('ZRANGEBYSCORE', schedule, '-inf', int(now_ms), 'LIMIT', 0, wanted + 1)
+    ids = redis.call('ZRANGEBYSCORE', schedule, '-inf', int(shard_ms), 'LIMIT', 0, wanted + 1)
     -- Of fewer than four places the quarter is drawn: taking one by one must not starve the due letters.
     local kept_for_new = wanted >= 4 and math.ceil(wanted / 4) or (tonumber(token) % 4 < wanted and 1 or 0)
     local kept_for_due = math.min(#ids, wanted - kept_for_new)
@@ -93,6 +94,9 @@ for _, list in ipairs({ walk.ready, entries }) do
     n = n + 1
     to_lease[n] = list[i][1]
   end
+end
+if was_set_back or #to_lease > 0 then
+  keep_time()
 end
 local leased = {}
 if #to_lease > 0 then
@@ -123,6 +127,6 @@ local next_due = redis.call('ZRANGE', schedule, 0, 0, 'WITHSCORES')[2] or ''
 local suspect_due = redis.call('ZRANGE', suspects, 0, 0, 'WITHSCORES')[2] or ''
 local more = more_due or not walk.drained
 return {
-  token, int(now_ms), walk.last, more and 1 or 0, next_due, suspect_due, remade and 1 or 0, suspect and 1 or 0,
+  token, int(shard_ms), walk.last, more and 1 or 0, next_due, suspect_due, remade and 1 or 0, suspect and 1 or 0,
   deliver(walk.ready, leased), retried,
 }

@@ -21,6 +21,7 @@ local letters, meta, schedule, suspects, held, parked, state, history =
 local cursor = ARGV[4]
 -- include lib/guard.lua
 -- include lib/clock.lua
+-- include lib/shard_time.lua
 -- include lib/fields.lua
 -- include lib/group.lua
 -- include lib/totals.lua
@@ -34,7 +35,7 @@ local next_cursor = walk_shard(cursor, mark, function(kind, id, places)
 end)
 
 -- I3: tokens only grow, so none may be above what the next draw starts from.
-local last_token = math.max(tonumber(redis.call('HGET', meta, 'token')) or 0, now_us)
+local last_token = math.max(tonumber(redis.call('HGET', meta, 'token')) or 0, shard_us)
 local pending = redis.pcall('XPENDING', letters, 'workers', '-', '+', 500)
 if cursor == '' and not is_missing(pending) then
   for _, row in ipairs(pending) do

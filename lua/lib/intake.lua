@@ -1,5 +1,5 @@
 -- intake: walk from the mark over new letters, without moving it yet.
--- NEEDS letters, meta, schedule, now_ms, int, field, size_of, count, entries_after
+-- NEEDS letters, meta, schedule, shard_ms, keep_time, int, field, size_of, count, entries_after
 
 local BYTE_BUDGET = 4 * 1024 * 1024 -- of bodies in one call
 local STEP = 10 -- entries a read: at most ten bodies are read beyond the budget
@@ -20,7 +20,7 @@ local function walk_new(mark, want, limit)
       local entry = entries[i]
       local fields = entry[2]
       local not_before = tonumber(field(fields, 'not_before'))
-      if not_before and not_before > now_ms and not_before < math.huge then
+      if not_before and not_before > shard_ms and not_before < math.huge then
         delayed[#delayed + 1] = int(not_before)
         delayed[#delayed + 1] = entry[1]
       else
@@ -43,6 +43,7 @@ end
 local function pass(walk, token)
   redis.call('HSET', meta, 'mark', walk.last, 'token', token)
   count('captured', walk.foreign)
+  keep_time()
   if #walk.delayed > 0 then
     redis.call('ZADD', schedule, unpack(walk.delayed))
   end
@@ -53,7 +54,7 @@ end
 local function intake_to_schedule(mark, limit)
   local walk = walk_new(mark, limit, limit)
   for _, entry in ipairs(walk.ready) do
-    walk.delayed[#walk.delayed + 1] = int(now_ms)
+    walk.delayed[#walk.delayed + 1] = int(shard_ms)
     walk.delayed[#walk.delayed + 1] = entry[1]
   end
   if walk.last ~= mark then

@@ -1,5 +1,5 @@
 -- lease: put letters into the consumer's pending list, with a token that no lease ever had.
--- NEEDS letters, meta, now_us, int
+-- NEEDS letters, meta, shard_us, int
 
 -- An idle time that no pending entry reaches: XCLAIM FORCE then makes entries and never takes one over, so a
 -- letter that is leased already is left out of the answer.
@@ -7,7 +7,7 @@ local NEVER = '1000000000000000'
 
 -- Drawn once a call; grows also when `meta` is lost or a failover rolled it back, because time does.
 local function draw_token()
-  return int(math.max((tonumber(redis.call('HGET', meta, 'token')) or 0) + 1, now_us))
+  return int(math.max((tonumber(redis.call('HGET', meta, 'token')) or 0) + 1, shard_us))
 end
 
 -- Returns the set of ids that are leased now: not those that were leased before, or whose entry is gone.

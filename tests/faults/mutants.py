@@ -113,6 +113,18 @@ MUTANTS: Final[dict[str, Mutant]] = {
             ),
         ),
     ),
+    "server-time": Mutant(
+        "take asks by the server's clock what is due, also when that was set back",
+        ("F16",),
+        "stuck is",
+        (Change("lua/take.lua", "schedule, '-inf', int(shard_ms)", "schedule, '-inf', int(now_ms)"),),
+    ),
+    "future-leases": Mutant(
+        "a lease that begins in the future is left alone: it runs out when the clock is there again",
+        ("F16",),
+        "stuck is",
+        (Change("lua/reclaim.lua", "if lead_ms > 0 then", "if false then"),),
+    ),
     "retrying-client": Mutant(
         "the client sends a command again when no reply has come, as redis-py does by default",
         ("F17-once",),

@@ -73,6 +73,8 @@ async def test_a_capture_writes_these_keys_and_no_others(shard: Shard, look: Loo
         "captured": "1",
         "dedupe_young": "a",
         "dedupe_since": str(NOW_MS),
+        "clock": str(NOW_MS * 1000),
+        "lead": "0",
     }
     assert look.client.hgetall(look.key("dedupe_a")) == {b"k": str(id).removeprefix("0-").encode()}
     assert look.groups == {"f00d": 1}

@@ -33,7 +33,7 @@ async def test_a_token_is_one_more_while_the_clock_stands(shard: Shard) -> None:
     shard.now_us = NOW_US - 10_000_000
     assert (await taken_tokens(shard))[0][1] == NOW_US + 2
     shard.now_us = NOW_US + 10_000_000
-    assert (await taken_tokens(shard))[0][1] == NOW_US + 10_000_000
+    assert (await taken_tokens(shard))[0][1] >= NOW_US + 10_000_000
 
 
 @pytest.mark.parametrize("token", [9_007_199_254_740_991, 1_800_000_000_000_001, 10**15 - 1, 10**15])

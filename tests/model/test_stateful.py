@@ -176,7 +176,7 @@ class ShardBesideModel(RuleBasedStateMachine):
             self.place.client.xclaim(key, "workers", letter.lease[0], 0, [name], idle=LEASE_MS + 1, justid=True)
         suspects, parked = self.model.reclaim(self.now_ms)
         found = self.run(self.shard.reclaim(lease_ms=LEASE_MS, max_crashes=MAX_CRASHES))
-        assert found == (b"0-0", suspects, parked, self.now_ms)
+        assert found == (b"0-0", suspects, parked, self.now_ms, 0)
 
     @rule(retention_ms=st.sampled_from([0, 50_000]))
     def sweep(self, retention_ms: int) -> None:

@@ -22,6 +22,16 @@ def several(count: int, prefix: str = "e", **values: Any) -> list[NewLetter]:
     return [new(f"{prefix}{i}", **values) for i in range(count)]
 
 
+def _crc64(data: bytes | bytearray) -> int:
+    """The checksum of a dump: CRC-64/Redis (Jones), reflected."""
+    crc = 0
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x95AC9329AC4BC9B5 if crc & 1 else 0)
+    return crc
+
+
 class Look:
     """The keys of one shard, read by a client of the test's; letters have their whole ids (``0-…``)."""
 
@@ -77,6 +87,17 @@ class Look:
         return {self._id(row["message_id"]): (row["consumer"].decode(), row["times_delivered"]) for row in rows}
 
     @property
+    def begun_ms_ago(self) -> dict[str, int]:
+        """Letter id → how long ago its lease began, ms; below 0, it begins in the future."""
+        now_s, us = self.client.time()
+        return {id: now_s * 1000 + us // 1000 - began_ms for id, began_ms in self._began_ms.items()}
+
+    @property
+    def _began_ms(self) -> dict[str, int]:
+        (group,) = self.client.xinfo_stream(self.key("letters"), full=True)["groups"]
+        return {self._id(id): began_ms for id, _, began_ms, _ in group["pending"]}
+
+    @property
     def consumers(self) -> set[str]:
         return {row["name"].decode() for row in self.client.xinfo_consumers(self.key("letters"), GROUP)}
 
@@ -96,7 +117,7 @@ class Look:
     @property
     def totals(self) -> dict[str, int]:
         """The shard's books: what of `meta` is counted."""
-        known = {"format", "protocol", "epoch", "mark", "token", "dedupe_young", "dedupe_since"}
+        known = {"format", "protocol", "epoch", "mark", "token", "dedupe_young", "dedupe_since", "clock", "lead"}
         return {name: int(value) for name, value in self.meta.items() if name not in known}
 
     @property
@@ -174,6 +195,17 @@ class Look:
                 id = self.shard.stream_id(letter_id)
                 pipe.xclaim(self.key("letters"), GROUP, consumer, 0, [id], idle=by_ms, justid=True)
         pipe.execute()
+
+    def lease_in_the_future(self, by_ms: int, letter_ids: Iterable[str]) -> None:
+        """Have leases begin so far in the future, as after a clock was set back: no command does it, a dump can."""
+        key = self.key("letters")
+        dump, began = bytearray(self.client.dump(key)[:-8]), self._began_ms
+        for letter_id in letter_ids:
+            words = [int(word).to_bytes(8, "big") for word in self.shard.stream_id(letter_id).split("-")]
+            began_ms = began[letter_id]
+            at = dump.index(b"".join(words) + began_ms.to_bytes(8, "little")) + 16
+            dump[at : at + 8] = (began_ms + by_ms).to_bytes(8, "little")
+        self.client.restore(key, 0, bytes(dump) + _crc64(dump).to_bytes(8, "little"), replace=True)
 
     def lease_as_stranger(self, letter_id: str, consumer: str = "stranger", token: int = 1) -> None:
         """Make the letter pending, as XREADGROUP or XCLAIM by hand would."""

@@ -209,16 +209,21 @@ class Proxy:
         servers = self._loop.run_until_complete(self._listen())
         self._started.set()
         self._loop.run_forever()
+        self._loop.run_until_complete(self._end(servers))
+        self._loop.close()
+
+    async def _end(self, servers: list[asyncio.Server]) -> None:
+        """Close every socket, also those of connections that are just coming in, which no task of ours has seen."""
         for server in servers:
             server.close()
-        for wire in list(self._wires):
-            wire.reset()
-        tasks = asyncio.all_tasks(self._loop)
+        await asyncio.sleep(0)  # what has been accepted gets its transport
+        for server in servers:
+            server.abort_clients()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        self._loop.run_until_complete(asyncio.sleep(0))  # sockets are closed one turn after their transports
-        self._loop.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # sockets are closed one turn after their transports
 
     async def _connect(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         self.accepted += 1

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["check", "is_refused", "not_before", "register_new_entries"]
 
+LONGEST_DELAY_MS: Final = 150_000
+"""That any action gives a letter."""
+RECORDED_EVERY_MS: Final = 100
+DUE: Final = ("schedule", "suspects")
 READ_ONLY: Final = ("scan", "stats", "verify")
 COUNTED: Final = (
     "resolved", "discarded", "expired", "retried", "parked", "released", "crashed", "redriven", "orphaned", "repeated",
@@ -78,6 +82,7 @@ def check(world: "World", call: "Call") -> None:
     _leases(world, call, permit)
     _places(world, call)
     _totals(world, call)
+    _due_times(world, call)
 
 
 def register_new_entries(world: "World") -> None:
@@ -86,6 +91,17 @@ def register_new_entries(world: "World") -> None:
         if id not in world.books.letters:
             world.name(id)
             world.books.letters[id] = Known(fields, foreign="v" not in fields)
+
+
+def _due_times(world: "World", call: "Call") -> None:
+    """Nothing waits for longer than the delay that it was given, also when the server's clock was set back."""
+    if world.damage & {"lost", "failover", "abort"}:
+        return  # what the shard knew of the time may be lost
+    due = [(float(score), id) for index in DUE for id, score in call.after.zsets[index].items()]
+    due += [(not_before(call.after.entries[id]), id) for id in call.after.waiting]
+    latest = call.after.shard_ms(call.now_us) + LONGEST_DELAY_MS + RECORDED_EVERY_MS
+    late = {id for at, id in due if at > latest and not world.books.letters[id].foreign}
+    require(not late, "too-late", f"after {call.name}, {_named(world, late)} would wait beyond the longest delay")
 
 
 def _entries(world: "World", call: "Call", permit: Permit) -> None:
@@ -114,7 +130,9 @@ def _leases(world: "World", call: "Call", permit: Permit) -> None:
         consumer, token = after[id]
         require(consumer == permit.leased_by, "lease-made", f"{call.name} leased {world.name(id)} to {consumer}")
         if consumer != "reclaimer":
-            require((id, token) not in world.tokens, "token-twice", f"{world.name(id)} has token {token} again")
+            # Tokens grow because time does: when both clock and `token` went back, one may come to another consumer.
+            both = "clock" in world.damage and world.damage & {"failover", "lost"}
+            require(both or (id, token) not in world.tokens, "token-twice", f"{world.name(id)} has token {token} again")
             world.tokens.add((id, token))
     for id in after.keys() & before.keys() - permitted - new:
         renewed = call.after.pending[id].idle_ms < call.before.pending[id].idle_ms
@@ -210,7 +228,7 @@ def _add(world: "World", call: "Call") -> Permit:
                 remembered = _is_remembered(world, first, call, window)
                 require(not remembered, "captured-twice", f"{key} is {id} now, and was {first}")
             added.append(id)
-            world.books.keys[key] = (id, call.now_ms)
+            world.books.keys[key] = (id, world.true_ms)
             _check_entry(call, id, row)
     require(len(added) <= max(room, 0), "overfull", f"{len(added)} added with room for {room}")
     return Permit(adds=True)
@@ -219,7 +237,7 @@ def _add(world: "World", call: "Call") -> Permit:
 def _is_remembered(world: "World", first: tuple[str, int] | None, call: "Call", window: int) -> bool:
     if world.damage & {"lost", "abort"}:
         return False
-    return first is not None and call.now_ms - first[1] < window
+    return first is not None and world.true_ms - first[1] < window
 
 
 def _check_repeat(world: "World", call: "Call", key: str, id: str, window: int) -> None:
@@ -227,16 +245,16 @@ def _check_repeat(world: "World", call: "Call", key: str, id: str, window: int) 
     first = world.books.keys.get(key)
     if first is None or (first[0] != id and "abort" in world.damage):  # an `add` died after its entry
         require("abort" in world.damage, "repeat-of-nothing", f"{key} is {id}, and was never captured")
-        world.books.keys[key] = (id, call.now_ms)
+        world.books.keys[key] = (id, world.true_ms)
         return
     require(first[0] == id, "repeat", f"{key} is {id}, and was {first[0]}")
-    recent = call.now_ms - first[1] < 2 * window or "lost" in world.damage
-    require(recent, "repeat-too-late", f"{key} was captured {call.now_ms - first[1]} ms ago")
+    recent = world.true_ms - first[1] < 2 * window or world.damage & {"lost", "clock"}
+    require(recent, "repeat-too-late", f"{key} was captured {world.true_ms - first[1]} ms ago")
 
 
 def _check_entry(call: "Call", id: str, row: tuple[str, ...]) -> None:
     values = dict(zip([name for name in FIELDS if name not in ("v", "not_before")], row[2:], strict=True))
-    expected = values | {"v": "1", "not_before": str(call.now_ms + int(row[1]))}
+    expected = values | {"v": "1", "not_before": str(call.shard_ms + int(row[1]))}
     if not expected["failed_at"]:
         expected["failed_at"] = str(call.now_ms)
     entry = call.after.entries[id]
@@ -253,7 +271,7 @@ def _take(world: "World", call: "Call") -> Permit:
     if call.died:
         return permit
     token, now_ms, mark, more, next_due, _, _, suspect, new, retried = call.reply
-    require(int(now_ms) == call.now_ms, "clock", f"take says {now_ms}")
+    require(int(now_ms) == call.shard_ms, "clock", f"take says {now_ms}")
     require(text(mark) == call.after.meta.get("mark"), "mark", f"take says {mark!r}")
     given = [text(row[0]) for row in [*new, *retried]]
     require(len(set(given)) == len(given) <= int(wanted[0]), "too-many", f"take of {wanted[0]} gave {given}")
@@ -280,8 +298,8 @@ def _may_be_taken(world: "World", call: "Call", id: str, *, named: bool, suspect
     # A script has died, and left it in two: it may count as either until `repair` comes; but a lease is a lease.
     ways = places[:1] if places and places[0].state == "leased" else places
     allowed = ("scheduled", "parked", "waiting") if named else ("suspect",) if suspect else ("scheduled", "waiting")
-    fine = any(place.state in allowed and (named or float(place.score) <= call.now_ms) for place in ways)
-    require(fine, "taken", f"take at {call.now_ms} gave {name}, which was {places}")
+    fine = any(place.state in allowed and (named or float(place.score) <= call.shard_ms) for place in ways)
+    require(fine, "taken", f"take at {call.shard_ms} gave {name}, which was {places}")
 
 
 def _went_back(world: "World") -> bool:
@@ -322,7 +340,7 @@ def _leaves_nothing_behind(world: "World", call: "Call", more: bool, next_due: s
     )
     if not more:
         require(not call.after.waiting, "left-behind", f"take saw no more of {_named(world, call.after.waiting)}")
-        require(not scores or scores[0] > call.now_ms, "left-behind", "take saw no more of those due")
+        require(not scores or scores[0] > call.shard_ms, "left-behind", "take saw no more of those due")
 
 
 def _settle(world: "World", call: "Call") -> Permit:
@@ -367,7 +385,7 @@ def _count_settled(world: "World", call: "Call", row: tuple[str, ...]) -> None:
     known.releases += verb == "release"
     known.history = history or known.history
     parked = Place("parked", str(call.now_ms))
-    due = str(call.now_ms + int(delay))
+    due = str(call.shard_ms + int(delay))
     expected = {parked} if verb == "park" else {Place("scheduled", due)}
     if verb == "release" and known.crashes:
         expected.add(Place("suspect", due))  # unless a redrive came after the crash
@@ -404,7 +422,7 @@ def _reclaim(world: "World", call: "Call") -> Permit:
     if call.died:
         permit.leased_by = "reclaimer"
         return permit
-    cursor, suspects, stalled, _ = call.reply
+    cursor, suspects, stalled, *_ = call.reply
     for id in map(text, [*suspects, *stalled]):
         require(id in permit.freed, "reclaimed-alive", f"reclaim took {world.name(id)} from a lease that lives")
         world.books.letters[id].crashes += 1
@@ -477,7 +495,7 @@ def _expected_answer(call: "Call", id: str, seen: str, score: str, *, intake: bo
     if (
         intake and call.before.is_ahead(id) and place.state in ("waiting", "scheduled")
     ):  # the intake of this call schedules it
-        place = Place("scheduled", f"{max(not_before(call.before.entries[id]), call.now_ms):.0f}")
+        place = Place("scheduled", f"{max(not_before(call.before.entries[id]), call.shard_ms):.0f}")
     by_intake = seen == "waiting" and call.before.is_ahead(id)
     as_seen = place.state == seen and (seen == "leased" or place.score == score)
     if not as_seen and not by_intake:
@@ -494,7 +512,7 @@ def _count_operated(world: "World", call: "Call", id: str) -> None:
     if call.name == "discard":
         totals["discarded"] += 1
         return
-    due = str(call.now_ms + int(call.args[0])) if call.name == "reschedule" else str(call.now_ms)
+    due = str(call.shard_ms + int(call.args[0])) if call.name == "reschedule" else str(call.now_ms)
     state = {"park": "parked", "hold": "held", "reschedule": "scheduled"}[call.name]
     if call.name == "reschedule" and before.state == "suspect":
         state = "suspect"

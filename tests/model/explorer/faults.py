@@ -129,7 +129,17 @@ STRANGERS: Final = {
 
 # ---------------------------------------------------------------------------------------------- lost state
 
-FIELDS_OF_META: Final = ("mark", "token", "captured", "resolved", "epoch", "dedupe_young", "dedupe_since")
+FIELDS_OF_META: Final = (
+    "mark",
+    "token",
+    "clock",
+    "lead",
+    "captured",
+    "resolved",
+    "epoch",
+    "dedupe_young",
+    "dedupe_since",
+)
 KEYS: Final = (
     "meta", "schedule", "suspects", "held", "parked", "state", "history", "groups", "group_info", "dedupe_a",
     "dedupe_b",
@@ -161,6 +171,16 @@ def failover(world: World, *, scripts: int) -> str:
     return f"a failover rolls back the last {world.roll_back(scripts)} scripts"
 
 
+def draw_clock(rng: Random, plan: Plan) -> dict[str, Any]:
+    return {"ms": rng.choice([50, 5_000, 3_600_000])}
+
+
+def clock(world: World, *, ms: int) -> str:
+    world.damage.add("clock")
+    world.set_clock_back(ms)
+    return f"the server's clock is set back by {ms} ms"
+
+
 def draw_raise(rng: Random, plan: Plan) -> dict[str, Any]:
     return {"what": rng.choice(["epoch", "protocol"])}
 
@@ -179,6 +199,7 @@ FAULTS: Final = {
     "stranger": Action(10, draw_stranger, stranger),
     "lose": Action(5, draw_lose, lose),
     "failover": Action(6, draw_failover, failover),
+    "clock": Action(5, draw_clock, clock),
     "raise": Action(4, draw_raise, raise_),
     "follow": Action(6, draw_nothing, follow),
 }
@@ -192,6 +213,7 @@ CLASSES: Final = {
     "strangers": Plan(("stranger", "restart"), pauses=True),
     "lost": Plan(("lose", "restart"), pauses=True),
     "failover": Plan(("failover", "restart"), pauses=True),
+    "clock": Plan(("clock", "restart"), pauses=True),
     "upgrade": Plan(("raise", "follow", "restart"), pauses=True),
     "mixed": Plan(tuple(FAULTS), repeats=True, aborts=True, pauses=True),
 }

@@ -84,6 +84,12 @@ class Snapshot:
     def meta(self) -> dict[str, str]:
         return self.hashes["meta"]
 
+    def shard_ms(self, server_us: int) -> int:
+        """The shard's time when its server's clock says `server_us`."""
+        latest, lead = (int(self.meta.get(name, "0")) for name in ("clock", "lead"))
+        ahead_us = server_us + lead
+        return (latest if ahead_us < latest else ahead_us - min(lead, (ahead_us - latest) // 8)) // 1000
+
     def total(self, name: str) -> int:
         return int(self.meta.get(name, "0"))
 

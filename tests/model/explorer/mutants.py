@@ -30,7 +30,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         (
             _changed(
                 "take",
-                "return int(math.max((tonumber(redis.call('HGET', meta, 'token')) or 0) + 1, now_us))",
+                "return int(math.max((tonumber(redis.call('HGET', meta, 'token')) or 0) + 1, shard_us))",
                 "return '1'",
             ),
         ),
@@ -41,7 +41,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         (
             _changed(
                 "take",
-                "(tonumber(redis.call('HGET', meta, 'token')) or 0) + 1, now_us)",
+                "(tonumber(redis.call('HGET', meta, 'token')) or 0) + 1, shard_us)",
                 "(tonumber(redis.call('HGET', meta, 'token')) or 0) + 1, 1)",
             ),
         ),
@@ -140,6 +140,11 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "operators' verbs do not compare what the caller saw",
         "none",
         (_changed("*", "if not by_our_intake then", "if false then"),),
+    ),
+    "server-time": Mutant(
+        "letters are due by the server's clock, also when that was set back",
+        "clock",
+        (_changed("*", "if was_set_back or shard_us >= latest + RECORD_US then", "if false then"),),
     ),
     "no-guard": Mutant(
         "a caller of an earlier layout is served",

@@ -51,7 +51,13 @@ class Call(NamedTuple):
 
     @property
     def now_ms(self) -> int:
+        """By the server's clock."""
         return self.now_us // 1000
+
+    @property
+    def shard_ms(self) -> int:
+        """By which letters are due."""
+        return self.before.shard_ms(self.now_us)
 
     @property
     def died(self) -> bool:
@@ -106,6 +112,7 @@ class World:
         self.scripts = scripts
         self.key = {name: shard_key(QUEUE, 0, name) for name in _USED_KEYS}
         self.clock_us = START_US
+        self.set_back_us = 0
         self.workers = [Worker(letter="A"), Worker(letter="B")]
         self.operator = Actor()
         self.keeper = Actor()
@@ -129,8 +136,13 @@ class World:
         self.shot = self.look()
 
     @property
-    def now_ms(self) -> int:
-        return self.clock_us // 1000
+    def shard_ms(self) -> int:
+        return self.shot.shard_ms(self.clock_us)
+
+    @property
+    def true_ms(self) -> int:
+        """By a clock that nobody sets back."""
+        return (self.clock_us + self.set_back_us) // 1000
 
     def name(self, id: str) -> str:
         """Return a letter's name in the story."""
@@ -191,6 +203,11 @@ class World:
         self.clock_us += ms * 1000
         if leases_age:
             self.age_leases(ms)
+
+    def set_clock_back(self, ms: int) -> None:
+        """Move the server's clock; leases keep their age: no command makes one begin in the future."""
+        self.clock_us -= ms * 1000
+        self.set_back_us += ms * 1000
 
     def age_leases(self, ms: int) -> None:
         """Make leases older. Not those whose entry is gone: XCLAIM would remove them."""

@@ -271,11 +271,11 @@ class Shard:
     async def reclaim(self, cursor: bytes = b"0-0", *, lease_ms: int, max_crashes: int, until_ms: int = 0) -> Reclaimed:
         """Take letters back from leases older than `lease_ms`; none is leased anew.
 
-        A call that the server comes to after `until_ms` by its own clock (0: never too late) takes nothing back.
+        A call that the server comes to after `until_ms` by the shard's time (0: never too late) takes nothing back.
         """
         reply = await self.call("reclaim", [cursor, lease_ms, max_crashes, until_ms], lane="work")
         suspects, parked = list(map(self.letter_id, reply[1])), list(map(self.letter_id, reply[2]))
-        return Reclaimed(reply[0], suspects, parked, int(reply[3]))
+        return Reclaimed(reply[0], suspects, parked, int(reply[3]), reply[4])
 
     async def repair(self, cursor: bytes = b"", *, idle_ms: int = 3_600_000) -> Repaired:
         """Mend a bounded part of the shard: letters in no place or in two, rows without a letter."""

@@ -109,6 +109,8 @@ class Reclaimed(NamedTuple):
     suspects: list[str]
     parked: list[str]
     now_ms: int = 0
+    lead_ms: int = 0
+    """By how much the shard's time is ahead of its server's, whose clock was set back."""
 
 
 @dataclass(slots=True)

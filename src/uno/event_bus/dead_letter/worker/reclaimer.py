@@ -34,6 +34,7 @@ class Reclaimer:
         self._trouble = session.outages.of(f"shard {shard.tag}")
         self._clock = Clock()
         """Of this shard's node: those of others may go wrong by more than a call may be late."""
+        self._lead_ms = 0
         self._cursor = b"0-0"
         self._in_touch_since = monotonic()
         self._touched_at = monotonic()
@@ -71,6 +72,7 @@ class Reclaimer:
             )
             self._clock.heard(reclaimed.now_ms)
             self._session.clock.heard(reclaimed.now_ms)
+            self._notice_clock(reclaimed.lead_ms)
             self._is_trusted()  # a reply that took long is a gap as well
             self._cursor, self._touched_at = reclaimed.cursor, monotonic()
             if reclaimed.suspects:
@@ -82,6 +84,16 @@ class Reclaimer:
                 await self._tell_parked(letter_id)
             if self._cursor == b"0-0":
                 return
+
+    def _notice_clock(self, lead_ms: int) -> None:
+        if lead_ms > self._lead_ms + 1000:
+            logger.warning(
+                "shard %s: the clock of its server was set back, and is %.0f s behind the shard's own time, by which "
+                "letters stay due; the shard gives the lead back, an eighth of the time that passes",
+                self._shard.tag,
+                lead_ms / 1000,
+            )
+        self._lead_ms = lead_ms
 
     async def _tell_parked(self, letter_id: str) -> None:
         logger.error("letter %s is parked: its worker died or stalled too often (STALLED)", letter_id)
