@@ -1,19 +1,12 @@
 """Prometheus metrics of a worker process."""
 
-from typing import override
+from typing import Any, override
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.metrics import MetricWrapperBase
 
-from uno.event_bus.dead_letter.telemetry.names import (
-    DLQ_ERRORS,
-    EVICTING_SERVERS,
-    PROCESSING_ERRORS,
-    PROCESSING_SECONDS,
-    RETRY_COUNT,
-    THREADS_LEFT,
-    UNSETTLED,
-    attempt_label,
-)
+from uno.event_bus.dead_letter.telemetry import names
+from uno.event_bus.dead_letter.telemetry.names import Metric, attempt_label
 from uno.event_bus.dead_letter.telemetry.recorder import Recorder
 
 __all__ = ["PrometheusRecorder"]
@@ -26,23 +19,18 @@ class PrometheusRecorder(Recorder):
 
     def __init__(self, queue: str, registry: CollectorRegistry = REGISTRY) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        labels = ["queue"]
-        self._seconds = Histogram(
-            PROCESSING_SECONDS, "Seconds that a handler ran", labels, buckets=BUCKETS, registry=registry
-        ).labels(queue)
-        attempts = Counter(RETRY_COUNT, "Attempts made", [*labels, "attempt"], registry=registry)
+
+        def made[M: MetricWrapperBase](kind: type[M], metric: Metric, **more: Any) -> M:
+            return kind(metric.name, metric.says, metric.labels, registry=registry, **more)
+
+        self._seconds = made(Histogram, names.PROCESSING_SECONDS, buckets=BUCKETS).labels(queue)
+        attempts = made(Counter, names.RETRY_COUNT)
         self._attempts = [attempts.labels(queue, attempt_label(attempt)) for attempt in range(1, 12)]
-        self._errors = Counter(DLQ_ERRORS, "Failed attempts of every cause", [*labels, "cause"], registry=registry)
-        self._handler_errors = Counter(
-            PROCESSING_ERRORS, "Attempts whose handler failed", labels, registry=registry
-        ).labels(queue)
-        self._unsettled = Counter(UNSETTLED, "Outcomes that ended no lease", [*labels, "verdict"], registry=registry)
-        self._evicting_servers = Gauge(
-            EVICTING_SERVERS, "Servers that may delete letters when memory is full", labels, registry=registry
-        ).labels(queue)
-        self._threads_left = Gauge(
-            THREADS_LEFT, "Calls that run on in threads past their end", labels, registry=registry
-        ).labels(queue)
+        self._errors = made(Counter, names.DLQ_ERRORS)
+        self._handler_errors = made(Counter, names.PROCESSING_ERRORS).labels(queue)
+        self._unsettled = made(Counter, names.UNSETTLED)
+        self._evicting_servers = made(Gauge, names.EVICTING_SERVERS).labels(queue)
+        self._threads_left = made(Gauge, names.THREADS_LEFT).labels(queue)
 
     @override
     def attempted(self, queue: str, attempt: int, duration_s: float, cause: str) -> None:
