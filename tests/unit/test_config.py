@@ -70,6 +70,15 @@ BAD_VALUES: list[tuple[str, Any]] = [
     ("spool_dir", "relative/spool"),
     ("spool_dir", "/var/spool\nuno"),
     ("spool_max_bytes", 4095),
+    ("metrics_port", -1),
+    ("metrics_port", 65_536),
+    ("metrics_port", "9464"),
+    ("metrics_host", ""),
+    ("metrics_host", "http://localhost"),
+    ("metrics_host", "local host"),
+    ("log_format", "xml"),
+    ("log_level", "loud"),
+    ("log_level", 10),
     ("operation_timeout", 0),
 ]
 
@@ -173,6 +182,10 @@ def test_every_variable_sets_its_field() -> None:
         "DLQ_OPERATION_TIMEOUT": "2",
         "DLQ_SPOOL_DIR": "/var/lib/uno/spool",
         "DLQ_SPOOL_MAX_BYTES": "65536",
+        "DLQ_METRICS_PORT": "0",
+        "DLQ_METRICS_HOST": "::1",
+        "DLQ_LOG_FORMAT": "JSON",
+        "DLQ_LOG_LEVEL": "Debug",
     }
     assert set(texts) == set(VARIABLES.values())
     assert DeadLetterConfig.from_env(texts) == DeadLetterConfig(
@@ -203,6 +216,10 @@ def test_every_variable_sets_its_field() -> None:
         read_from="replica",
         spool_dir="/var/lib/uno/spool",
         spool_max_bytes=65_536,
+        metrics_port=0,
+        metrics_host="::1",
+        log_format="json",
+        log_level="debug",
     )
 
 
@@ -361,6 +378,9 @@ def test_misspelt_variable_is_refused_with_a_guess(variable: str, meant: str) ->
         "DLQ_REDIS_PORT_6379_TCP_ADDR",
         "DLQ_WORKER_PORT",
         "DLQ_PORT",
+        "DLQ_METRICS_PORT",
+        "DLQ_METRICS_PORT_9464_TCP_ADDR",
+        "DLQ_METRICS_SERVICE_HOST",
         "DLQ_ZEBRA",
         "DLQ_",
         "DLQMAX_RETRYS",

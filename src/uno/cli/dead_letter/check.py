@@ -2,15 +2,16 @@
 
 from collections import Counter
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from uno.cli.command import Command
-from uno.cli.dead_letter.options import output_option
+from uno.cli.dead_letter.options import output_option, queue_options
 from uno.cli.dead_letter.output import console, fit, format_of, progress, table, write_record
-from uno.cli.dead_letter.session import with_queue
-from uno.cli.failures import Status
+from uno.cli.dead_letter.session import on_queue, run_async, with_queue
+from uno.cli.failures import Failure, Status
 from uno.cli.text import one_line
 
 if TYPE_CHECKING:
@@ -74,17 +75,51 @@ def _books(report: "VerifyReport") -> str:
 
 @click.command("health", cls=Command)
 @output_option
-@with_queue
-async def health(queue: "DeadLetterQueue", /, *, output: str | None) -> int:
-    """Check that the queue is fit to work; exit status 0 only if it is.
+@click.option(
+    "--url", metavar="URL", help="Ask the worker that serves its probes there, for example http://worker:9464."
+)
+@click.option("--port", type=click.IntRange(1, 65_535), metavar="PORT", help="The same, for a worker of this machine.")
+@click.option("--live", is_flag=True, help="With these: ask only whether the worker's process gets on.")
+@queue_options
+def health(
+    output: str | None, url: str | None, port: int | None, live: bool, redis_url: str | None, queue: str | None
+) -> int:
+    """Check that the queue is fit to work, or that a worker does; exit status 0 only if it is so.
 
-    Every shard answers a script, the server does not evict keys, layout and protocol fit this version, and
-    the spool, where there is one, has room.
+    Of the queue: every shard answers a script, the server does not evict keys, layout and protocol fit this
+    version, and the spool, where there is one, has room.
+
+    With --url or --port, of the worker with that --metrics-port: is it at work on its shards, and do they answer?
+    With --live: does its process make progress? That alone is a reason to restart it. Exit status 5: nobody answers.
 
     Examples:
       uno dead-letter health
       uno dead-letter health -o json | jq .healthy
+      uno dead-letter health --port 9464 --live
     """
+    if url is not None and port is not None:
+        raise Failure("--url and --port name the same: drop one of them", Status.USAGE)
+    if url is None and port is None:
+        if live:
+            raise Failure("--live is a question for a worker: name it with --url or --port", Status.USAGE)
+        return run_async(partial(on_queue, partial(_of_queue, output), redis_url, queue))
+    return _of_worker(url or f"http://127.0.0.1:{port}", "/livez" if live else "/readyz", output)
+
+
+def _of_worker(url: str, path: str, output: str | None) -> int:
+    from uno.cli.dead_letter.probe import probe
+
+    told = probe(url, path)
+    chosen = format_of(output)
+    if chosen == "table":
+        facts = [f"{name} {one_line(str(value))}" for name, value in told.items() if name not in ("ok", "why")]
+        print("ok" if told["ok"] else f"NOT OK: {one_line(str(told.get('why', '')))}", *facts, sep="\n  ")
+    else:
+        write_record(told, chosen)
+    return int(Status.OK if told["ok"] else Status.FAILURE)
+
+
+async def _of_queue(output: str | None, queue: "DeadLetterQueue") -> int:
     findings = await queue.health()
     healthy = all(finding.ok for finding in findings)
     chosen = format_of(output)

@@ -4,21 +4,23 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, override
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from uno.cli.command import Command
 from uno.cli.dead_letter.options import app_option, queue_options
 from uno.cli.dead_letter.session import run_async
-from uno.cli.text import lines
 
 if TYPE_CHECKING:
     import anyio
 
-    from uno.event_bus.dead_letter import DeadLetterQueue
+    from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue
+    from uno.event_bus.dead_letter.worker.vitals import Vitals
 
 logger = logging.getLogger("uno.dead_letter.worker")
 
@@ -29,7 +31,20 @@ LONGEST_PAUSE_S: Final = 10.0
 @click.command("worker", cls=Command)
 @app_option
 @queue_options
-def worker(app: str | None, redis_url: str | None, queue: str | None) -> int:
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65_535),
+    metavar="PORT",
+    help="Serve /metrics, /livez and /readyz here, 0: on any free port; else DLQ_METRICS_PORT, else nowhere.",
+)
+@click.option(
+    "--metrics-host",
+    metavar="HOST",
+    help="Address for that, 0.0.0.0 in a pod; else DLQ_METRICS_HOST, else 127.0.0.1.",
+)
+def worker(
+    app: str | None, redis_url: str | None, queue: str | None, metrics_port: int | None, metrics_host: str | None
+) -> int:
     """Try letters again, with the handlers of an application, until told to stop.
 
     SIGTERM or SIGINT stops in order: nothing more is taken, running handlers may finish within
@@ -40,34 +55,87 @@ def worker(app: str | None, redis_url: str | None, queue: str | None) -> int:
     DeadLetterQueue or a function that returns one. --redis-url and --queue are for applications that read
     them from the environment (DeadLetterQueue.from_env()); one with settings of its own is not overruled.
 
+    It logs to stderr, in JSON unless that is a terminal (DLQ_LOG_FORMAT, DLQ_LOG_LEVEL).
+
     Examples:
       uno dead-letter worker --app shop.events:queue
-      DLQ_APP=shop.events:queue DLQ_CONCURRENCY=50 uno dead-letter worker
+      DLQ_APP=shop.events:queue DLQ_CONCURRENCY=50 uno dead-letter worker --metrics-port 9464
     """
     from uno.cli.dead_letter.app import load_queue
+    from uno.cli.logs import log_to_stderr
+    from uno.event_bus.dead_letter import DeadLetterConfig
 
+    given = DeadLetterConfig.from_env(metrics_port=metrics_port, metrics_host=metrics_host)
     loaded = load_queue(app, redis_url=redis_url, queue=queue)
-    _log_to_stderr()
-    run_async(partial(_work, loaded))
+    settings = _of_process(given, loaded.config)
+    log_to_stderr(settings.log_format, settings.log_level)
+    run_async(partial(_work, loaded, settings))
     return 0
 
 
-async def _work(queue: "DeadLetterQueue") -> None:
+def _of_process(given: "DeadLetterConfig", of_app: "DeadLetterConfig") -> "DeadLetterConfig":
+    """Return the application's settings with what options and variables say of the process, not of the queue."""
+    from dataclasses import replace
+
+    from uno.event_bus.dead_letter import DeadLetterConfig
+
+    names = ("metrics_port", "metrics_host", "log_format", "log_level")
+    usual = DeadLetterConfig()
+    said = {name: getattr(given, name) for name in names if getattr(given, name) != getattr(usual, name)}
+    return replace(of_app, **said)
+
+
+async def _work(queue: "DeadLetterQueue", settings: "DeadLetterConfig") -> None:
     import anyio
 
-    stop = anyio.Event()
-    async with anyio.create_task_group() as group:
+    from uno.event_bus.dead_letter.worker.vitals import Vitals
+
+    stop, vitals = anyio.Event(), Vitals(settings)
+    async with anyio.create_task_group() as group, _exposed(queue, vitals, settings):
         group.start_soon(_heed_signals, stop)
         try:
-            if await _open(queue, stop):
-                await _run(queue, stop)
+            if await _open(queue, stop, vitals):
+                await _run(queue, stop, vitals)
         finally:
             with anyio.CancelScope(shield=True):
                 await queue.aclose()
         group.cancel_scope.cancel()
 
 
-async def _run(queue: "DeadLetterQueue", stop: "anyio.Event") -> None:
+@asynccontextmanager
+async def _exposed(queue: "DeadLetterQueue", vitals: "Vitals", settings: "DeadLetterConfig") -> AsyncGenerator[None]:
+    """Serve metrics and probes while the block runs, also while Redis is away, if there is a port for them."""
+    if settings.metrics_port is None:
+        yield
+        return
+    import anyio
+    from prometheus_client import CollectorRegistry
+
+    from uno.event_bus.dead_letter.telemetry.exposition import Exposition
+    from uno.event_bus.dead_letter.telemetry.metrics import PrometheusRecorder
+
+    registry = CollectorRegistry()
+    queue.add_recorder(PrometheusRecorder(queue.config.queue, registry))
+
+    async def refresh() -> None:
+        pass
+
+    exposition = Exposition(
+        registry,
+        host=settings.metrics_host,
+        port=settings.metrics_port,
+        refresh=refresh,
+        live=vitals.live,
+        ready=vitals.ready,
+    )
+    async with anyio.create_task_group() as group, exposition:
+        group.start_soon(vitals.run)
+        logger.info("metrics at %s/metrics, probes at /livez and /readyz", exposition.url)
+        yield
+        group.cancel_scope.cancel()
+
+
+async def _run(queue: "DeadLetterQueue", stop: "anyio.Event", vitals: "Vitals") -> None:
     logger.info(
         "started: queue %s, %d handlers, concurrency %d, pid %d",
         queue.config.queue,
@@ -75,10 +143,10 @@ async def _run(queue: "DeadLetterQueue", stop: "anyio.Event") -> None:
         queue.config.concurrency,
         os.getpid(),
     )
-    logger.info("stopped: %s", await queue.run(stop=stop))
+    logger.info("stopped: %s", await queue.run(stop=stop, vitals=vitals))
 
 
-async def _open(queue: "DeadLetterQueue", stop: "anyio.Event") -> bool:
+async def _open(queue: "DeadLetterQueue", stop: "anyio.Event", vitals: "Vitals") -> bool:
     """Open the queue, waiting for Redis as long as it takes: its container may start after ours.
 
     Returns False when it was told to stop before.
@@ -94,6 +162,7 @@ async def _open(queue: "DeadLetterQueue", stop: "anyio.Event") -> bool:
         except StoreUnavailable as error:
             if error.why != waiting_for:
                 logger.warning("waiting for Redis: %s", error.why)
+                vitals.waits(f"waiting for Redis: {error.why}")
             waiting_for = error.why
         else:
             if waiting_for:
@@ -117,32 +186,6 @@ async def _heed_signals(stop: "anyio.Event") -> None:
                 os._exit(128 + number)
             logger.info("%s: stopping in order (again: at once)", name)
             stop.set()
-
-
-# --- logs ------------------------------------------------------------------------------------------------
-
-
-class _Plain(logging.Formatter):
-    """One line an entry, in UTC, with nothing in it that a terminal would obey."""
-
-    @override
-    def format(self, record: logging.LogRecord) -> str:
-        return lines(super().format(record))
-
-
-def _log_to_stderr() -> None:
-    """Log to stderr, unless the application has set up logging of its own."""
-    root = logging.getLogger()
-    if root.handlers:
-        return
-    import time
-
-    handler = logging.StreamHandler(sys.stderr)
-    formatter = _Plain("%(asctime)s.%(msecs)03dZ %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
 
 
 # --- the demo --------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from uno.event_bus.dead_letter.rules import (
     SHOWN_LENGTH,
     Choice,
     Flag,
+    Port,
     Real,
     RedisUrl,
     Rule,
@@ -217,6 +218,32 @@ class DeadLetterConfig:
     Processes that write at the same moment may pass it by one capture each. Small: a short outage fills it. Large: a
     long one's letters take as long to be sent (some 8,000 a second) before later ones are.
     """
+
+    metrics_port: int | None = _setting(None, Port())
+    """Port of a worker's ``/metrics``, ``/livez`` and ``/readyz``. None: it has none. 0: any free one, which it logs.
+
+    A value like ``tcp://10.0.0.1:9464`` counts as not set: Kubernetes writes one into pods beside a service that is
+    called ``dlq-metrics``.
+    """
+
+    metrics_host: str = _setting(
+        "127.0.0.1", Text(r"[^\x00-\x20/@]{1,253}", "a host name or an address, without a port")
+    )
+    """Address that this port is bound to. Loopback is for this machine alone: in a pod it has to be ``0.0.0.0``.
+
+    Whoever reaches it reads names of queues, event types and subscriptions, and no letter.
+    """
+
+    log_format: Literal["auto", "json", "plain"] = _setting("auto", Choice("auto", "json", "plain"))
+    """What a worker's log lines on stderr look like; ``auto``: plain on a terminal, else one JSON object a line.
+
+    An application that has set up logging of its own has its own lines.
+    """
+
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "info", Choice("debug", "info", "warning", "error")
+    )
+    """Least important lines that a worker logs. ``debug`` is for the engine alone: other loggers stay at ``info``."""
 
     def __post_init__(self) -> None:
         for name, rule in _RULES.items():

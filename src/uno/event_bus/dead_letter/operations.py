@@ -172,7 +172,9 @@ class Operations:
     async def discard(self, letter_id: str, why: str) -> None:
         """Remove a letter for good, also one that a worker has. Raises `LetterNotFound`."""
         await self._operate(discarding(why), letter_id)
-        logger.info("letter %s is discarded: %r", letter_id, why)
+        logger.info(
+            "letter %s is discarded: %r", letter_id, why, extra={"queue": self._store.queue, "letter_id": letter_id}
+        )
 
     async def _operate(self, verb: OperatorVerb, letter_id: str) -> None:
         await self._store.open()
@@ -212,13 +214,14 @@ class Operations:
             await bulk.on(letters)
             return bulk.report
         what = f"{verb.name} {letters if isinstance(letters, Where) else f'{len(letters)} letters by id'}"
-        logger.info("queue %s: %s begins, %s", self._store.queue, what, how)
+        fields = {"queue": self._store.queue}
+        logger.info("queue %s: %s begins, %s", self._store.queue, what, how, extra=fields)
         outcome = "has ended early"
         try:
             await bulk.on(letters)
             outcome = "has ended"
         finally:
-            logger.info("queue %s: %s %s: %s", self._store.queue, what, outcome, bulk.report)
+            logger.info("queue %s: %s %s: %s", self._store.queue, what, outcome, bulk.report, extra=fields)
         return bulk.report
 
     async def stats(self) -> QueueStats:

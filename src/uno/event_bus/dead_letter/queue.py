@@ -26,9 +26,10 @@ from uno.event_bus.dead_letter.storage import Storage
 from uno.event_bus.dead_letter.store.connect import Client
 from uno.event_bus.dead_letter.store.registry import WorkerInfo
 from uno.event_bus.dead_letter.store.store import Store
-from uno.event_bus.dead_letter.telemetry.recorder import NO_RECORDER, Recorder, guarded
+from uno.event_bus.dead_letter.telemetry.recorder import NO_RECORDER, Recorder, both, guarded
 from uno.event_bus.dead_letter.where import Where
 from uno.event_bus.dead_letter.worker.session import ParkedHook, Report, Session
+from uno.event_bus.dead_letter.worker.vitals import Vitals
 from uno.event_bus.dead_letter.worker.worker import Worker
 
 __all__ = ["DeadLetterQueue"]
@@ -354,15 +355,27 @@ class DeadLetterQueue:
 
     # -- work ----------------------------------------------------------------------------------------
 
-    async def run(self, *, stop: anyio.Event | None = None, ready: anyio.Event | None = None) -> Report:
+    def add_recorder(self, recorder: Recorder) -> None:
+        """Record into this one, too: for workers and replays that begin from now on."""
+        self._recorder = both(self._recorder, guarded(recorder))
+
+    async def run(
+        self,
+        *,
+        stop: anyio.Event | None = None,
+        ready: anyio.Event | None = None,
+        vitals: Vitals | None = None,
+    ) -> Report:
         """Work on letters until cancelled, or until `stop` is set; return what was done.
 
         `stop` makes an ordered end: no more letters are taken, those not started are released, handlers get
         ``shutdown_grace`` seconds to finish. A cancellation does the same without the grace time. `ready` is set
-        when every shard has answered.
+        when every shard has answered. `vitals` hears of the worker: what the probes of a process ask.
         """
         session = await self._session()
         worker = Worker(session)
+        if vitals is not None:
+            vitals.watch(worker)
         async with anyio.create_task_group() as group:
             if stop is not None:
                 group.start_soon(_then, stop, worker.stop)

@@ -208,7 +208,7 @@ class Replay:
                 self._session.recorder.store_failed(self._session.config.queue)
                 if self._session.holdings.is_shut or monotonic() - began >= self._session.lease_s:
                     raise
-                logger.warning("shard %s: the replay waits: %s", shard.tag, error)
+                logger.warning("shard %s: the replay waits: %s", shard.tag, error, extra={"shard": shard.index})
             await anyio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_S)
 

@@ -117,6 +117,23 @@ class Whole(Rule):
         return number
 
 
+class Port(Whole):
+    """A TCP port, or None; 0 is any free one."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 65_535, "port")
+        self.allowed = "a port from 1 to 65535, or 0 for any free one"
+
+    @override
+    def parse(self, text: str) -> object:
+        # What Kubernetes writes into every pod beside a service that is called like the variable: not a setting.
+        return None if text.startswith("tcp://") else super().parse(text)
+
+    @override
+    def check(self, value: object) -> int | None:  # type: ignore[override]  # None is allowed here alone
+        return None if value is None else super().check(value)
+
+
 class Shards(Whole):
     """A power of two, or None: what the queue has."""
 

@@ -79,7 +79,10 @@ class Storage:
             if self._config.spool_dir is None:
                 raise
             queue, directory = self._config.queue, self._config.spool_dir
-            logger.warning("queue %s opens without Redis, and captures into %s: %s", queue, directory, error)
+            fields = {"queue": queue}
+            logger.warning(
+                "queue %s opens without Redis, and captures into %s: %s", queue, directory, error, extra=fields
+            )
 
     async def aclose(self) -> None:
         """Close what this loop has; an embedded server that nobody else uses ends. Letters stay in the spool."""

@@ -222,7 +222,13 @@ class Spool:
         if told is not None:
             self._away = None
             if not self.letters:
-                logger.warning("queue %s: letters go to %s: %s", self._config.queue, self._folder.path, str(told))
+                logger.warning(
+                    "queue %s: letters go to %s: %s",
+                    self._config.queue,
+                    self._folder.path,
+                    str(told),
+                    extra={"queue": self._config.queue},
+                )
         refusal = await self._writer.write(
             [
                 pack(
@@ -307,11 +313,17 @@ class Spool:
                 self._folder.path,
                 text,
                 exc_info=None if known else why,
+                extra={"queue": self._config.queue},
             )
             self._told = text
         elif not text and not self._on_disk.letters:
             if self._sender.sent:
-                logger.info("queue %s: %d letters are sent from the spool", self._config.queue, self._sender.sent)
+                logger.info(
+                    "queue %s: %d letters are sent from the spool",
+                    self._config.queue,
+                    self._sender.sent,
+                    extra={"queue": self._config.queue},
+                )
             self._sender.sent, self._told = 0, ""
 
 

@@ -95,7 +95,13 @@ class Store:
                 self.queue, "shards", ours, found.shards, f"set DLQ_SHARDS={found.shards}, or use another DLQ_QUEUE"
             )
         if ours != found.shards:
-            logger.info("queue %s has %d shards: DLQ_SHARDS=%d is an earlier count", self.queue, found.shards, ours)
+            logger.info(
+                "queue %s has %d shards: DLQ_SHARDS=%d is an earlier count",
+                self.queue,
+                found.shards,
+                ours,
+                extra={"queue": self.queue},
+            )
         self._adopt(found)
 
     def _adopt(self, found: Layout) -> None:
@@ -137,7 +143,7 @@ class Store:
                     found = await self._finish_growth(found)
                 if found.epoch > self.layout.epoch:
                     self._adopt(found)
-                    logger.info("queue %s has %d shards now", self.queue, found.shards)
+                    logger.info("queue %s has %d shards now", self.queue, found.shards, extra={"queue": self.queue})
                 elif monotonic() > deadline:
                     raise StoreUnavailable(f"queue {self.queue} is at layout epoch {found.epoch}", certain=True)
                 else:
@@ -183,7 +189,12 @@ class Store:
         """
         found = await self._record.layout()
         if found.epoch < self.layout.epoch and found.shards < self.layout.shards:
-            logger.warning("queue %s: the record has lost its growth to %d shards", self.queue, self.layout.shards)
+            logger.warning(
+                "queue %s: the record has lost its growth to %d shards",
+                self.queue,
+                self.layout.shards,
+                extra={"queue": self.queue},
+            )
             await self.grow(self.layout.shards)
 
     # -- letters -------------------------------------------------------------------------------------

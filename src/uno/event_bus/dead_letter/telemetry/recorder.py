@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
-__all__ = ["NO_RECORDER", "Recorder", "guarded"]
+__all__ = ["NO_RECORDER", "Recorder", "both", "guarded"]
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,30 @@ def _harmless(name: str, hook: Callable[..., None]) -> Callable[..., None]:
             failed = True
 
     return call
+
+
+class _Both(Recorder):
+    """Calls the hooks of one recorder, then those of another."""
+
+    def __init__(self, first: Recorder, second: Recorder) -> None:
+        for name in vars(Recorder):
+            if not name.startswith("_"):
+                setattr(self, name, _in_turn(getattr(first, name), getattr(second, name)))
+
+
+def _in_turn(first: Callable[..., None], second: Callable[..., None]) -> Callable[..., None]:
+    def call(*told: Any) -> None:
+        first(*told)
+        second(*told)
+
+    return call
+
+
+def both(first: Recorder, second: Recorder) -> Recorder:
+    """Return a recorder that calls the hooks of both."""
+    if NO_RECORDER in (first, second):
+        return second if first is NO_RECORDER else first
+    return _Both(first, second)
 
 
 def guarded(recorder: Recorder) -> Recorder:

@@ -12,6 +12,7 @@ from uno.event_bus.dead_letter.handlers import Handler, HandlerTimeout, InThread
 from uno.event_bus.dead_letter.history import MESSAGE_BYTES, Attempt, History
 from uno.event_bus.dead_letter.letter import WIRE_VERSION, DeadLetterReason, Letter, Verb
 from uno.event_bus.dead_letter.store.values import Outcome
+from uno.event_bus.dead_letter.telemetry.log_fields import about
 from uno.event_bus.dead_letter.worker.cancellation import by_worker, take_back
 from uno.event_bus.dead_letter.worker.holdings import Held
 from uno.event_bus.dead_letter.worker.lines import Lines
@@ -145,6 +146,7 @@ class Attempts:
 
     async def _run_handler(self, held: Held, handler: Handler, thread: InThread | None = None) -> Outcome | None:
         letter = held.letter
+        about(letter)
         started = monotonic()
         error: BaseException | None = None
         decoding = True

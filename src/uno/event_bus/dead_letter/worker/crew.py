@@ -12,6 +12,7 @@ from uno.event_bus.dead_letter.failure import sole_error
 from uno.event_bus.dead_letter.letter import Verb
 from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.store.values import Outcome
+from uno.event_bus.dead_letter.telemetry.log_fields import bind, fields_of
 from uno.event_bus.dead_letter.worker.attempt import Attempts, release
 from uno.event_bus.dead_letter.worker.heartbeat import Heartbeat
 from uno.event_bus.dead_letter.worker.holdings import Held
@@ -52,9 +53,9 @@ class Crew:
     def look_after(self, shard: Shard, group: TaskGroup) -> None:
         """Start a settler and a heartbeat for a shard, in a group."""
         settler = self._settlers[shard.index] = Settler(self._session, shard, self._scheduled)
-        group.start_soon(keep_running, "settler", settler.run)
+        group.start_soon(keep_running, "settler", settler.run, shard)
         heartbeat = self._heartbeats[shard.index] = Heartbeat(self._session, shard)
-        group.start_soon(keep_running, "heartbeat", heartbeat.run)
+        group.start_soon(keep_running, "heartbeat", heartbeat.run, shard)
 
     def dispatch(self, letters: list[Held]) -> None:
         """Hand letters that were just leased to the handlers."""
@@ -69,6 +70,7 @@ class Crew:
         """
         failure: Exception | None = None
         session = self._session
+        bind(queue=session.config.queue, worker=session.consumer)
         async with (
             session.threads,
             session.hook_threads,
@@ -106,7 +108,11 @@ class Crew:
         """Release what was cancelled, and settle all that is still open."""
         for held in self._session.holdings.all():
             if not held.handled:
-                logger.warning("letter %s: its handler did not end in time; the letter is released", held.letter.id)
+                logger.warning(
+                    "letter %s: its handler did not end in time; the letter is released",
+                    held.letter.id,
+                    extra={"shard": held.shard.index, **fields_of(held.letter)},
+                )
                 self._release(held)
         with anyio.move_on_after(FLUSH_S):
             await self._session.holdings.emptied()

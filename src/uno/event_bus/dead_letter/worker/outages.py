@@ -70,7 +70,7 @@ class Outages:
             cause.unsaid += 1
             return
         more = f" ({cause.unsaid} more failures since the last such line)" if cause.unsaid else ""
-        logger.warning("%s: %s: %s%s", trouble.where, what, text, more)
+        logger.warning("%s: %s: %s%s", trouble.where, what, text, more, extra={"is_rationed": True})
         cause.was_said, cause.unsaid = True, 0
         cause.silent_until = now + cause.silence_s
         cause.silence_s = min(2 * cause.silence_s, LONGEST_SILENCE_S)

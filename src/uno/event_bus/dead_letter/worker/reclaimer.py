@@ -96,7 +96,11 @@ class Reclaimer:
         self._lead_ms = lead_ms
 
     async def _tell_parked(self, letter_id: str) -> None:
-        logger.error("letter %s is parked: its worker died or stalled too often (STALLED)", letter_id)
+        logger.error(
+            "letter %s is parked: its worker died or stalled too often (STALLED)",
+            letter_id,
+            extra={"letter_id": letter_id},
+        )
         letter = await browse.find(self._shard, letter_id)
         if letter is not None:
             self._session.parked(letter, DeadLetterReason.STALLED.value)

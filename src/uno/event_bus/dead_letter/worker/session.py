@@ -17,8 +17,11 @@ from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.handlers import Handlers
 from uno.event_bus.dead_letter.letter import Letter
 from uno.event_bus.dead_letter.retry import RetryPolicy
+from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.store.store import Store
 from uno.event_bus.dead_letter.store.values import LARGEST_BATCH
+from uno.event_bus.dead_letter.telemetry.log_fields import bind, fields_of
+from uno.event_bus.dead_letter.telemetry.ration import Ration
 from uno.event_bus.dead_letter.telemetry.recorder import Recorder
 from uno.event_bus.dead_letter.worker.cancellation import by_worker, take_back
 from uno.event_bus.dead_letter.worker.holdings import Holdings
@@ -100,6 +103,8 @@ class Session:
     """Indexes of shards of which a `take` was not answered: what it leased, if it did, has to be given back."""
     outages: Outages = field(default_factory=Outages)
     served: Served = field(default_factory=Served)
+    parked_lines: Ration = field(default_factory=Ration)
+    """Of the log lines about letters that were parked: of a flood a few are enough."""
     holdings: Holdings = field(init=False)
     threads: Threads = field(init=False)
     """Of handlers that are plain functions."""
@@ -174,7 +179,11 @@ class Session:
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) or by_worker():
                 raise
-            logger.exception("on_parked hook failed for letter %s; the letter is parked all the same", letter.id)
+            logger.exception(
+                "on_parked hook failed for letter %s; the letter is parked all the same",
+                letter.id,
+                extra=fields_of(letter),
+            )
         take_back()
 
     async def _call_hook(self, call: Callable[[], object], *, is_async: bool) -> object:
@@ -186,11 +195,15 @@ class Session:
             return await place.run(call)
 
 
-async def keep_running(name: str, role: Callable[[], Awaitable[None]]) -> None:
+async def keep_running(name: str, role: Callable[[], Awaitable[None]], shard: Shard | None = None) -> None:
     """Run a role until it returns; whatever it raises is logged, and it starts again after 0.1 to 5 s.
+
+    A role of one shard has it in the fields of its log lines.
 
     A worker whose loop died while the process looks healthy is the worst failure of its kind.
     """
+    if shard is not None:
+        bind(shard=shard.index)
     pause = 0.1
     while True:
         started = monotonic()

@@ -9,6 +9,7 @@ from uno.event_bus.dead_letter.errors import LayoutMismatch, QueueFull, StoreUna
 from uno.event_bus.dead_letter.letter import Letter, Verb
 from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.store.values import LARGEST_BATCH, Outcome, Verdict
+from uno.event_bus.dead_letter.telemetry.log_fields import fields_of
 from uno.event_bus.dead_letter.worker.holdings import Held
 from uno.event_bus.dead_letter.worker.session import Session
 
@@ -91,7 +92,11 @@ class Settler:
             return
         [(held, outcome)] = batch
         logger.error(
-            "letter %s: its outcome (%s) is refused, its lease will run out: %s", held.letter.id, outcome.verb, error
+            "letter %s: its outcome (%s) is refused, its lease will run out: %s",
+            held.letter.id,
+            outcome.verb,
+            error,
+            extra=fields_of(held.letter),
         )
         self._session.holdings.drop(held)
 
@@ -151,7 +156,18 @@ class Settler:
                 report.discarded += 1
             case _:
                 report.parked += 1
+                self._tell_parked(letter, outcome.reason)
                 self._session.parked(letter, outcome.reason)
+
+    def _tell_parked(self, letter: Letter, why: str) -> None:
+        ration = self._session.parked_lines
+        if logger.isEnabledFor(logging.INFO) and ration.allows():
+            more = f" ({ration.unsaid} more since the last such line)" if ration.unsaid else ""
+            ration.unsaid = 0
+            attempts = letter.history.attempts
+            error = attempts[-1].error_type if attempts else ""
+            fields = fields_of(letter) | {"error": error, "is_rationed": True}
+            logger.info("letter %s is parked: %s%s", letter.id, why, more, extra=fields)
 
     def _tell_scheduled(self, outcome: Outcome) -> None:
         if self._scheduled is not None:

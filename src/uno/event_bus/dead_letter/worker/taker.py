@@ -55,6 +55,11 @@ class Taker:
         """
         return self._session.is_stuck or (self._found_nothing and self._due_at > monotonic())
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last `take` was in vain."""
+        return bool(self._trouble.causes)
+
     def wake(self) -> None:
         """Take again now."""
         self._found_nothing = False

@@ -52,7 +52,8 @@ class Watchdog:
                 )
             stalled = set(self.stalled())
             for position in stalled - self._reported:
-                logger.error("shard %d has not answered for %.0f s", position, STALLED_AFTER_S)
+                fields = {"shard": position}
+                logger.error("shard %d has not answered for %.0f s", position, STALLED_AFTER_S, extra=fields)
             for position in self._reported - stalled:
-                logger.info("shard %d answers again", position)
+                logger.info("shard %d answers again", position, extra={"shard": position})
             self._reported = stalled

@@ -1,5 +1,6 @@
 """The worker: every role in one task group, a readiness handshake, and an ordered stop."""
 
+from collections.abc import Sequence
 from functools import partial
 from time import monotonic
 
@@ -40,6 +41,21 @@ class Worker:
 
     def _scheduled(self, shard: Shard, delay_s: float) -> None:
         self._takers[shard.index].scheduled(delay_s)
+
+    @property
+    def session(self) -> Session:
+        """What its roles share."""
+        return self._session
+
+    @property
+    def takers(self) -> Sequence[Taker]:
+        """One of each shard, served or not, by its index."""
+        return self._takers
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it takes no more letters: `stop` was called, it was cancelled, or it has ended."""
+        return self._stop.is_set()
 
     def stop(self) -> None:
         """Begin the ordered stop: take no more, let handlers finish within the grace time, settle, leave."""
@@ -82,9 +98,10 @@ class Worker:
         sweeper = Sweeper(self._session, taker)
         self._takers.append(taker)
         self._sweepers.append(sweeper)
-        background.start_soon(keep_running, "sweeper", sweeper.run)
-        background.start_soon(keep_running, "reclaimer", Reclaimer(self._session, shard, taker.suspect_seen).run)
-        taking.start_soon(keep_running, "taker", taker.run)
+        background.start_soon(keep_running, "sweeper", sweeper.run, shard)
+        reclaimer = Reclaimer(self._session, shard, taker.suspect_seen)
+        background.start_soon(keep_running, "reclaimer", reclaimer.run, shard)
+        taking.start_soon(keep_running, "taker", taker.run, shard)
 
     def _reassigned(self, background: TaskGroup, taking: TaskGroup) -> None:
         """Serve other shards than before; some of them may be new."""
