@@ -160,9 +160,9 @@ async def _open(queue: "DeadLetterQueue", stop: "anyio.Event", vitals: "Vitals")
         try:
             await queue.open()
         except StoreUnavailable as error:
+            vitals.waits(f"waiting for Redis: {error.why}")
             if error.why != waiting_for:
                 logger.warning("waiting for Redis: %s", error.why)
-                vitals.waits(f"waiting for Redis: {error.why}")
             waiting_for = error.why
         else:
             if waiting_for:

@@ -83,7 +83,8 @@ class Exposition:
     # -- in the server's loop ------------------------------------------------------------------------
 
     async def _metrics(self, headers: Mapping[str, str]) -> Page:
-        await self._refreshed()
+        if self._live().ok:  # else its loop is blocked: nothing fresh would come
+            await self._refreshed()
         encode, content_type = choose_encoder(headers.get("accept", ""))
         body = encode(self._registry)
         if gzip_accepted(headers.get("accept-encoding", "")):

@@ -7,6 +7,7 @@ one takes the place of the oldest, so that a probe is answered however many slow
 
 import asyncio
 import logging
+import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Mapping
@@ -72,7 +73,8 @@ class PageServer:
             family = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)[0][0]
             self._socket = socket.create_server((self._host, self._port), family=family)
         except OSError as error:
-            why = error.strerror or str(error)
+            is_of_system = bool(error.errno) and not isinstance(error, socket.gaierror)
+            why = os.strerror(error.errno or 0) if is_of_system else error.strerror or str(error)
             raise ConfigError(f"metrics cannot be served at {self._host}:{self._port}: {why}") from error
 
     def start(self) -> None:
