@@ -79,9 +79,11 @@ DUE_AGE: Final = _metric(
     "Seconds for which the longest-due letter has waited, leased ones aside; 0: none is due",
 )
 WORKERS: Final = _metric("gauge", "queue", "dlq_workers", "queue", "Live workers")
-ERROR_GROUPS: Final = _metric("gauge", "queue", "dlq_error_groups", "queue", "Error groups with open letters")
+ERROR_GROUPS: Final = _metric(
+    "gauge", "queue", "dlq_error_groups", "queue", "Error groups with open letters, counted by shard"
+)
 NEW_ERROR_GROUPS: Final = _metric(
-    "counter", "queue", "dlq_new_error_groups", "queue", "Fingerprints captured that no open letter had"
+    "counter", "queue", "dlq_new_error_groups", "queue", "Fingerprints captured that no open letter of the shard had"
 )
 
 CAPTURED: Final = _metric("counter", "queue", "dlq_captured", "queue", "Letters captured")

@@ -8,7 +8,7 @@ from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.telemetry.collector import QueueCollector
 from uno.event_bus.dead_letter.telemetry.metrics import PrometheusRecorder
 from uno.event_bus.dead_letter.telemetry.recorder import Recorder
-from uno.event_bus.dead_letter.telemetry.snapshot import Snapshot, Snapshots
+from uno.event_bus.dead_letter.telemetry.snapshot import FRESH_S, Snapshot, Snapshots
 
 __all__ = ["Exposed", "Observable", "registry_for"]
 
@@ -37,14 +37,15 @@ class Exposed(NamedTuple):
     snapshots: Snapshots
 
 
-def registry_for(queue: Observable, registry: CollectorRegistry | None = None) -> Exposed:
+def registry_for(queue: Observable, registry: CollectorRegistry | None = None, *, fresh_s: float = FRESH_S) -> Exposed:
     """Return a registry, a new one unless it is given, with all metrics of a queue and of this process.
 
-    Call it once a queue and registry, before the queue's worker runs: from then on this process records.
+    A snapshot serves all scrapes for `fresh_s`. Call it once a queue and registry, before the queue's worker runs: from
+    then on this process records.
     """
     registry = CollectorRegistry() if registry is None else registry
     queue.add_recorder(PrometheusRecorder(queue.config.queue, registry))
-    snapshots = Snapshots(queue.snapshot)
+    snapshots = Snapshots(queue.snapshot, fresh_s=fresh_s)
     registry.register(QueueCollector(lambda: snapshots.latest))
     ProcessCollector(registry=registry)
     return Exposed(registry, snapshots)

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, Self
 
 import anyio
 
-__all__ = ["TOTALS", "ServerSeen", "ServerUsage", "ShardSeen", "Snapshot", "Snapshots", "SpoolSeen"]
+__all__ = ["FRESH_S", "TOTALS", "ServerSeen", "ServerUsage", "ShardSeen", "Snapshot", "Snapshots", "SpoolSeen"]
 
 FRESH_S: Final = 1.0
 """A snapshot that is no older than this serves a scrape."""
