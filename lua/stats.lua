@@ -10,7 +10,8 @@
 --       7 groups    hash    dlq:{<queue>:<i>.<k>}:groups
 -- ARGV  1 protocol int;  2 epoch int;  3 clock µs, or empty: the server's time
 -- GIVES flat names and values: open, leased, scheduled, suspect, held, parked, consumers, error_groups, oldest
---       (id or empty), next_due and suspect_due (ms or empty), now, then `meta` as it is
+--       (id or empty), next_due, suspect_due and waiting_due (of the first letter that waits: ms or empty), now,
+--       lead_ms, then `meta` as it is
 -- FAILS UPGRADE, LAYOUT
 -- COST  O(consumers + 40)
 
@@ -19,6 +20,7 @@ local letters, meta, schedule, suspects, held, parked, groups =
 -- include lib/guard.lua
 -- include lib/clock.lua
 -- include lib/shard_time.lua
+-- include lib/fields.lua
 -- include lib/group.lua
 
 local leased, consumers = 0, 0
@@ -26,6 +28,8 @@ local summary = redis.pcall('XPENDING', letters, 'workers')
 if not is_missing(summary) then
   leased, consumers = summary[1], summary[4] and #summary[4] or 0
 end
+local waiting = entries_after(peek_mark(), '+', 1)[1]
+local waiting_due = waiting and (field(waiting[2], 'not_before') or string.match(waiting[1], '^%d+'))
 local oldest = redis.call('XRANGE', letters, '-', '+', 'COUNT', 1)[1]
 local reply = {
   'open', redis.call('XLEN', letters), 'leased', leased,
@@ -35,7 +39,9 @@ local reply = {
   'oldest', oldest and oldest[1] or '',
   'next_due', redis.call('ZRANGE', schedule, 0, 0, 'WITHSCORES')[2] or '',
   'suspect_due', redis.call('ZRANGE', suspects, 0, 0, 'WITHSCORES')[2] or '',
+  'waiting_due', waiting_due or '',
   'now', int(shard_ms),
+  'lead_ms', int(lead_ms),
 }
 -- In `meta` the total of letters that were parked once has the name of the state: it is answered as parked_total.
 local totals = redis.call('HGETALL', meta)

@@ -16,8 +16,8 @@
 --       8… ids text: take just these, scheduled or parked, due or not (`replay`); none: what is due and new
 -- GIVES token; now ms; mark; more 0|1; next due ms or empty; oldest suspect's due ms or empty;
 --       remade 0|1: the group was missing; suspect 0|1: the one letter must run alone;
---       new letters {id, values}; retried letters {id, values, counters, history}; values are those of the wire
---       format's fields in their order, nil for those that the entry lacks
+--       new letters {id, values}; retried letters {id, values, counters, history, due ms, empty for those named};
+--       values are those of the wire format's fields in their order, nil for those that the entry lacks
 -- FAILS UPGRADE, LAYOUT
 -- COST  O(count log n + 500): n letters in the shard; bodies of at most 5 MiB and eleven entries more
 -- Fair: a quarter of the places is kept for new letters while there are any; unused places go to the other kind.
@@ -59,6 +59,18 @@ local function named_ids()
   return ids
 end
 
+-- Ids of an index that are due, the longest first; `dues` learns since when.
+local dues = {}
+local function due_ids(index, most)
+  local ids = {}
+  local rows = redis.call('ZRANGEBYSCORE', index, '-inf', int(shard_ms), 'WITHSCORES', 'LIMIT', 0, most)
+  for i = 1, #rows, 2 do
+    ids[(i + 1) / 2] = rows[i]
+    dues[rows[i]] = rows[i + 1]
+  end
+  return ids
+end
+
 -- Which index gives letters, which of its ids, and whether more are due than are taken.
 local source, ids, most, suspect, more_due = schedule, {}, wanted, false, false
 if #ARGV >= 8 then
@@ -67,12 +79,12 @@ if #ARGV >= 8 then
   ids = named_ids()
 else
   if alone then
-    ids = redis.call('ZRANGEBYSCORE', suspects, '-inf', int(shard_ms), 'LIMIT', 0, 1)
+    ids = due_ids(suspects, 1)
   end
   if #ids > 0 then
     source, suspect, most = suspects, true, 1
   elseif wanted > 0 then
-    ids = redis.call('ZRANGEBYSCORE', schedule, '-inf', int(shard_ms), 'LIMIT', 0, wanted + 1)
+    ids = due_ids(schedule, wanted + 1)
     -- Of fewer than four places the quarter is drawn: taking one by one must not starve the due letters.
     local kept_for_new = wanted >= 4 and math.ceil(wanted / 4) or (tonumber(token) % 4 < wanted and 1 or 0)
     local kept_for_due = math.min(#ids, wanted - kept_for_new)
@@ -119,7 +131,7 @@ if walk.drained and #ARGV < 8 and not suspect and wanted > 0 then
   balance()
 end
 
-local retried = deliver_with_records(entries, leased)
+local retried = deliver_with_records(entries, leased, dues)
 if suspect and #retried == 0 then
   suspect, more_due = false, true -- its row named no letter to lease, and is gone: there may be more
 end

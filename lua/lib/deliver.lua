@@ -35,8 +35,8 @@ local function deliver(entries, leased)
   return delivered
 end
 
--- The same, each with its counters and its history.
-local function deliver_with_records(entries, leased)
+-- The same, each with its counters, its history, and since when it was due.
+local function deliver_with_records(entries, leased, dues)
   local delivered = deliver(entries, leased)
   local ids = {}
   for i, letter in ipairs(delivered) do
@@ -48,6 +48,7 @@ local function deliver_with_records(entries, leased)
     for i, letter in ipairs(delivered) do
       letter[3] = counters_of(records[i])
       letter[4] = histories[i] or ''
+      letter[5] = dues[letter[1]] or ''
     end
   end
   return delivered

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cli import Cli, wait_for_line
-from tests.support.pages import get, get_until
+from tests.support.probes import get, get_until
 from tests.support.servers import Server
 from tests.support.waiting import eventually
 

@@ -489,8 +489,9 @@ async def test_a_recorder_that_fails_costs_no_letter_a_second_run(
         raise ValueError("no room for metrics")
 
     recorder = Recorder()
-    for hook in ("attempted", "lease_lost", "stale_settles", "unknown_settles", "threads_left", "store_failed"):
-        setattr(recorder, hook, fail)
+    for hook in vars(Recorder):
+        if not hook.startswith("_"):
+            setattr(recorder, hook, fail)
     with Proxy(server.url) as proxy, caplog.at_level(logging.ERROR):
         queue = queues(proxy.url, recorder=recorder, operation_timeout=0.3, shards=1, lease_seconds=10)
         ran: Counter[int] = Counter()

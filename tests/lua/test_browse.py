@@ -155,7 +155,10 @@ async def test_stats_count_what_is_there(shard: Shard, look: Look, ids: dict[str
         "oldest": ids["leased"].removeprefix("0-"),
         "next_due": NOW_MS + 9_000,
         "suspect_due": NOW_MS,
+        "waiting_due": NOW_MS,
         "now": NOW_MS,
+        "lead_ms": 0,
+        "new_error_groups": 1,
         "captured": 6,
         "retried": 2,
         "parked_total": 1,
@@ -171,4 +174,15 @@ async def test_stats_of_an_empty_shard_are_noughts(shard: Shard, look: Look) -> 
     """And nothing is made."""
     found = await stats(shard)
     assert (found["open"], found["leased"], found["oldest"], found["next_due"]) == (0, 0, "", "")
+    assert found["waiting_due"] == ""
     assert (await scan(shard)) == (b"", NOW_MS, []) and look.snapshot() == {}
+
+
+async def test_stats_tell_when_the_first_letter_that_waits_is_due(shard: Shard, look: Look) -> None:
+    """Of those past the mark; a stranger's, that says nothing of it, since it is there."""
+    await shard.add([new("a", delay_ms=700), new("b")])
+    assert (await stats(shard))["waiting_due"] == NOW_MS + 700
+    await shard.take("w", 2)
+    assert (await stats(shard))["waiting_due"] == ""
+    foreign = look.foreign({"payload": "x"})
+    assert (await stats(shard))["waiting_due"] == int(foreign.split("-")[1])

@@ -71,6 +71,7 @@ async def test_a_retried_letter_comes_when_it_is_due_with_its_counters(shard: Sh
     shard.now_us = (NOW_MS + 5_000) * 1000
     (again,) = (await shard.take("w", 5)).letters
     assert (again.id, again.counters, again.packed_history) == (id, Counters(failures=1, reason="boom"), b"past")
+    assert again.due_ms == NOW_MS + 5_000
     assert look.where(again.id) == ["leased"]
 
 
@@ -199,3 +200,23 @@ async def test_taking_one_by_one_starves_neither_kind(shard: Shard) -> None:
     new_ids = await shard.add(several(20, "new"), window_ms=0)
     taken = [ids(await shard.take("w", 1))[0] for _ in range(16)]
     assert sum(id in new_ids for id in taken) == 4
+
+
+async def test_a_letter_says_since_when_it_was_due(shard: Shard, look: Look) -> None:
+    """A new one by its delay, a retried one by the schedule, a suspect by its own index, a stranger's by its id."""
+    await shard.add([new("new")])
+    (letter,) = (await shard.take("w", 1)).letters
+    assert letter.due_ms == NOW_MS
+    look.age(60_000)
+    shard.now_us = (NOW_MS + 60_000) * 1000
+    await shard.reclaim(lease_ms=30_000, max_crashes=3)
+    await shard.add([new("late", delay_ms=1_000)])
+    await shard.take("w", 1)
+    shard.now_us = (NOW_MS + 90_000) * 1000
+    (suspect,) = (await shard.take("w", 0, alone=True)).letters
+    assert (suspect.id, suspect.due_ms) == (letter.id, NOW_MS + 60_000)
+    (late,) = (await shard.take("w", 1)).letters
+    assert (late.event_id, late.due_ms) == ("late", NOW_MS + 61_000)
+    foreign = look.foreign({"payload": "x"})
+    (letter,) = (await shard.take("w", 1)).letters
+    assert (letter.id, letter.due_ms) == (foreign, int(foreign.split("-")[1]))

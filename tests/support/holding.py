@@ -31,8 +31,8 @@ class Records(Recorder):
         self.of.setdefault(name, []).append(number)
 
     @override
-    def attempted(self, queue: str, attempt: int, duration_s: float, cause: str) -> None:
-        self._note(f"attempted {cause}".strip(), attempt)
+    def attempted(self, queue: str, letter: Letter, duration_s: float, cause: str) -> None:
+        self._note(f"attempted {cause}".strip(), letter.attempt)
 
     @override
     def lease_lost(self, queue: str, letters: int) -> None:

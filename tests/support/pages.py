@@ -1,42 +1,40 @@
-"""Asking for pages over HTTP, and nothing more than that."""
+"""A page of metrics, read as strictly as OpenMetrics asks."""
 
-import json
-import time
-from collections.abc import Mapping
-from http.client import HTTPConnection
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.openmetrics.exposition import generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
-
-class Answer(NamedTuple):
-    """What came back."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def record(self) -> Any:
-        """The JSON that it is."""
-        return json.loads(self.body)
+from uno.event_bus.dead_letter.telemetry.names import Metric
 
 
-def get(url: str, path: str, method: str = "GET", headers: Mapping[str, str] | None = None) -> Answer:
-    """Ask for a page; blocks."""
-    parts = urlsplit(url)
-    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=10)
-    try:
-        connection.request(method, path, headers=dict(headers or {}))
-        answer = connection.getresponse()
-        return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
-    finally:
-        connection.close()
+class Page:
+    """What a registry shows: families by name, values by metric and labels."""
 
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.bytes = generate_latest(registry)
+        self.families: dict[str, Family] = {
+            family.name: family for family in text_string_to_metric_families(self.bytes.decode())
+        }
 
-def get_until(url: str, path: str, status: int, within_s: float = 20.0) -> Answer:
-    """Ask until the answer has this status; blocks."""
-    deadline = time.monotonic() + within_s
-    while (answer := get(url, path)).status != status:
-        assert time.monotonic() < deadline, answer
-        time.sleep(0.02)
-    return answer
+    def samples(self, metric: Metric, suffix: str = "", **labels: str) -> list[Sample]:
+        """The samples of a metric that have these labels; `suffix` is `_sum`, `_count` or `_bucket` of a histogram."""
+        return [
+            sample
+            for sample in self.families[metric.name].samples
+            if sample.name == metric.sample + suffix and labels.items() <= sample.labels.items()
+        ]
+
+    def value(self, metric: Metric, suffix: str = "", **labels: str) -> float:
+        """The sum of those; of none it is NaN, which equals no number."""
+        found = self.samples(metric, suffix, **labels)
+        return sum(sample.value for sample in found) if found else float("nan")
+
+    def by(self, metric: Metric, label: str, **labels: str) -> dict[str, float]:
+        """Value of the label → sum of the samples, without those that are 0."""
+        found: dict[str, float] = {}
+        for sample in self.samples(metric, **labels):
+            if sample.value:
+                found[sample.labels[label]] = found.get(sample.labels[label], 0) + sample.value
+        return found

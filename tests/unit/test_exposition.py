@@ -15,7 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from tests.support.pages import get
+from tests.support.probes import get
 from uno.event_bus.dead_letter.errors import ConfigError
 from uno.event_bus.dead_letter.telemetry import exposition as module
 from uno.event_bus.dead_letter.telemetry import page_server

@@ -109,22 +109,16 @@ async def _exposed(queue: "DeadLetterQueue", vitals: "Vitals", settings: "DeadLe
         yield
         return
     import anyio
-    from prometheus_client import CollectorRegistry
 
     from uno.event_bus.dead_letter.telemetry.exposition import Exposition
-    from uno.event_bus.dead_letter.telemetry.metrics import PrometheusRecorder
+    from uno.event_bus.dead_letter.telemetry.registry import registry_for
 
-    registry = CollectorRegistry()
-    queue.add_recorder(PrometheusRecorder(queue.config.queue, registry))
-
-    async def refresh() -> None:
-        pass
-
+    registry, snapshots = registry_for(queue)
     exposition = Exposition(
         registry,
         host=settings.metrics_host,
         port=settings.metrics_port,
-        refresh=refresh,
+        refresh=snapshots.refresh,
         live=vitals.live,
         ready=vitals.ready,
     )

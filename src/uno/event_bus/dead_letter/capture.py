@@ -25,6 +25,7 @@ from uno.event_bus.dead_letter.retry import RetryPolicy, policy_for
 from uno.event_bus.dead_letter.rules import require_seconds, require_whole
 from uno.event_bus.dead_letter.spool.spool import Spool
 from uno.event_bus.dead_letter.store.store import Store
+from uno.event_bus.dead_letter.telemetry.recorder import NO_RECORDER
 
 __all__ = ["ARGUMENTS", "Capturer", "check_metadata", "reason_of"]
 
@@ -95,6 +96,7 @@ class Capturer:
     def __init__(self, config: DeadLetterConfig, policy_of: Callable[[str, str | None], RetryPolicy]) -> None:
         self._config = config
         self._policy_of = policy_of
+        self.recorder = NO_RECORDER
 
     def letters(
         self,
@@ -203,6 +205,7 @@ class Capturer:
         if letters:
             kept = spool.add(letters, self._put) if spool is not None else self._put(await open_store(), letters)
             results = await kept
+            self._record(letters, results)
         for position, result in zip(sent, results, strict=True):
             if isinstance(result, str):
                 ids[position] = result
@@ -216,6 +219,11 @@ class Capturer:
         if len(made) == 1:
             raise errors[0]
         raise PartialCapture(ids, dict(sorted(errors.items())))
+
+    def _record(self, letters: Sequence[NewLetter], results: Sequence[str | Exception]) -> None:
+        if self.recorder is not NO_RECORDER:
+            captured = [new for new, result in zip(letters, results, strict=True) if isinstance(result, str)]
+            self.recorder.captured(self._config.queue, captured)
 
     async def _put(self, store: Store, letters: Sequence[NewLetter]) -> list[str | Exception]:
         return [self._full(store) if result is None else result for result in await store.add(letters)]

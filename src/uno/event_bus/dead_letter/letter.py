@@ -179,7 +179,7 @@ class Letter:
     Text that is not UTF-8 is shown with replacement characters; the stored bytes stay as they are.
     """
 
-    __slots__ = ("__dict__", "counters", "id", "lease", "packed_history", "since_ms", "state", "values")
+    __slots__ = ("__dict__", "_due_ms", "counters", "id", "lease", "packed_history", "since_ms", "state", "values")
 
     def __init__(
         self,
@@ -190,6 +190,7 @@ class Letter:
         counters: Counters = _NO_COUNTERS,
         packed_history: bytes = b"",
         since_ms: int = 0,
+        due_ms: int = 0,
         lease: Lease | None = None,
     ) -> None:
         self.id = id
@@ -200,6 +201,7 @@ class Letter:
         self.packed_history = packed_history
         self.since_ms = since_ms
         """Score of the state's index: due, held-at or parked-at, ms; 0 where the state has none."""
+        self._due_ms = due_ms
         self.lease = lease
 
     @classmethod
@@ -291,6 +293,11 @@ class Letter:
     def not_before_ms(self) -> int:
         """Not run before, Unix time by the server's clock, ms."""
         return self._int(b"not_before")
+
+    @property
+    def due_ms(self) -> int:
+        """Since when a letter that a `take` gave as due was so, Unix time by the shard's time, ms."""
+        return self._due_ms or self.not_before_ms or self.captured_at_ms
 
     @property
     def ordering_key(self) -> str:

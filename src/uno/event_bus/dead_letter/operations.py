@@ -43,6 +43,7 @@ TOTALS = (
     "crashed",
     "redriven",
     "repeated",
+    "new_error_groups",
 )
 """Totals of a queue since it was made; `parked` is how often, not how many are parked now."""
 

@@ -26,7 +26,9 @@ from uno.event_bus.dead_letter.storage import Storage
 from uno.event_bus.dead_letter.store.connect import Client
 from uno.event_bus.dead_letter.store.registry import WorkerInfo
 from uno.event_bus.dead_letter.store.store import Store
-from uno.event_bus.dead_letter.telemetry.recorder import NO_RECORDER, Recorder, both, guarded
+from uno.event_bus.dead_letter.surveyor import Surveyor
+from uno.event_bus.dead_letter.telemetry.recorder import NO_RECORDER, Recorder, guarded, together
+from uno.event_bus.dead_letter.telemetry.snapshot import Snapshot
 from uno.event_bus.dead_letter.where import Where
 from uno.event_bus.dead_letter.worker.session import ParkedHook, Report, Session
 from uno.event_bus.dead_letter.worker.vitals import Vitals
@@ -66,6 +68,7 @@ class DeadLetterQueue:
         self._handlers = Handlers()
         self._parked_hooks: list[ParkedHook] = []
         self._capturer = Capturer(self._config, self._policy_of)
+        self._capturer.recorder = self._recorder
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -80,6 +83,10 @@ class DeadLetterQueue:
     def config(self) -> DeadLetterConfig:
         """The settings."""
         return self._config
+
+    def add_recorder(self, recorder: Recorder) -> None:
+        """Tell one more recorder what this process does, from now on; not of workers that run already."""
+        self._recorder = self._capturer.recorder = together(self._recorder, guarded(recorder))
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -355,10 +362,6 @@ class DeadLetterQueue:
 
     # -- work ----------------------------------------------------------------------------------------
 
-    def add_recorder(self, recorder: Recorder) -> None:
-        """Record into this one, too: for workers and replays that begin from now on."""
-        self._recorder = both(self._recorder, guarded(recorder))
-
     async def run(
         self,
         *,
@@ -500,6 +503,13 @@ class DeadLetterQueue:
         """Count what waits in the spool, of all processes of this machine; None without one. Needs no Redis."""
         spool = self._storage.spool()
         return None if spool is None else await spool.stats()
+
+    async def snapshot(self, before: Snapshot | None = None) -> Snapshot:
+        """Return what metrics tell of the queue and its servers: one bounded call a shard and a server, 2 s at most.
+
+        It always answers: what is away is told as it was `before`, and said to be away.
+        """
+        return await Surveyor(self._config.queue, self._store, self.spool_stats).survey(before)
 
     async def workers(self) -> list[WorkerInfo]:
         """Return what the workers that live tell of themselves: shards, letters held, host, process, concurrency."""

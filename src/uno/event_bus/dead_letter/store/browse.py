@@ -78,9 +78,9 @@ async def find(shard: Shard, letter_id: str, *, replica: bool = False) -> Letter
     return page.letters[0] if page.letters and page.letters[0].id == letter_id else None
 
 
-async def stats(shard: Shard, *, replica: bool = False) -> dict[str, int | str]:
-    """Return the shard's counts and totals by name: one bounded call, no scan."""
-    reply = await shard.call("stats", [], replica=replica)
+async def stats(shard: Shard, *, replica: bool = False, patience_s: float | None = None) -> dict[str, int | str]:
+    """Return the shard's counts and totals by name: one bounded call, no scan; `patience_s` as of `Route.call`."""
+    reply = await shard.call("stats", [], replica=replica, patience_s=patience_s)
     found: dict[str, int | str] = {}
     for name, value in zip(reply[::2], reply[1::2], strict=True):
         text = value if isinstance(value, int) else value.decode()

@@ -9,9 +9,10 @@ from redis.exceptions import RedisError, ResponseError
 
 from uno.event_bus.dead_letter.errors import ConfigError, StoreUnavailable
 from uno.event_bus.dead_letter.store.meaning import Meaning, classify, describe, refusal
-from uno.event_bus.dead_letter.store.node import Node
+from uno.event_bus.dead_letter.store.node import Lane, Node
+from uno.event_bus.dead_letter.telemetry.snapshot import ServerUsage
 
-__all__ = ["ServerFacts", "check_servers", "eviction_warning", "read_facts"]
+__all__ = ["ServerFacts", "check_servers", "eviction_warning", "read_facts", "read_usage"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,15 +41,7 @@ class ServerFacts:
 
 async def read_facts(node: Node) -> ServerFacts:
     """Return what INFO tells of a server; nothing when the user may not ask for it."""
-    try:
-        text = b"\n".join([await node.send("INFO", part, lane="heartbeats") for part in ("server", "memory")]).decode()
-    except ResponseError:
-        text = ""
-    except (RedisError, OSError) as error:
-        if classify(error) is Meaning.FATAL:
-            raise refusal(error, node.target.name) from error
-        raise StoreUnavailable(f"{describe(error)} at {node.target.name}", certain=True) from error
-    found = dict(re.findall(r"^(\w+):(.*?)\r?$", text, re.MULTILINE))
+    found = await _info(node, "server") | await _info(node, "memory")
     return ServerFacts(
         found.get("server_name", "redis"),
         found.get("valkey_version") or found.get("redis_version", ""),
@@ -57,6 +50,36 @@ async def read_facts(node: Node) -> ServerFacts:
         int(found.get("maxmemory", 0)),
         found.get("redis_mode", found.get("server_mode")) == "cluster",
     )
+
+
+async def read_usage(node: Node) -> ServerUsage:
+    """Return what one INFO tells of a server's resources; noughts when the user may not ask for it."""
+    found = await _info(node, lane="commands")
+
+    def number(name: str) -> float:
+        return float(found.get(name) or 0)
+
+    return ServerUsage(
+        used_memory=int(number("used_memory")),
+        memory_limit=int(number("maxmemory") or number("total_system_memory")),
+        cpu_s=number("used_cpu_user") + number("used_cpu_sys"),
+        received_bytes=int(number("total_net_input_bytes")),
+        sent_bytes=int(number("total_net_output_bytes")),
+        may_evict=found.get("maxmemory_policy", SAFE_POLICY) != SAFE_POLICY,
+    )
+
+
+async def _info(node: Node, *section: str, lane: Lane = "heartbeats") -> dict[str, str]:
+    """Return what INFO answers, of a section or of those that it has by default (6.2 takes only one)."""
+    try:
+        text = (await node.send("INFO", *section, lane=lane)).decode()
+    except ResponseError:
+        return {}
+    except (RedisError, OSError) as error:
+        if classify(error) is Meaning.FATAL:
+            raise refusal(error, node.target.name) from error
+        raise StoreUnavailable(f"{describe(error)} at {node.target.name}", certain=True) from error
+    return dict(re.findall(r"^(\w+):(.*?)\r?$", text, re.MULTILINE))
 
 
 def eviction_warning(facts: ServerFacts, node: Node) -> str:

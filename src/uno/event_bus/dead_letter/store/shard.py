@@ -227,6 +227,7 @@ class Shard:
                 state=LetterState.LEASED,
                 counters=counters_of(row[2]),
                 packed_history=row[3],
+                due_ms=int(row[4]) if row[4].isdigit() else 0,
                 lease=Lease(consumer, drawn, expires_at),
             )
             for row in retried

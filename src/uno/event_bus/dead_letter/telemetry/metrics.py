@@ -1,21 +1,32 @@
-"""Prometheus metrics of a worker process."""
+"""What this process does, as Prometheus metrics: the rows of the scope ``process``."""
 
-from typing import Any, override
+from collections.abc import Callable, Sequence
+from typing import Any, Final, override
 
+from opentelemetry.trace import INVALID_SPAN, format_span_id, format_trace_id, get_current_span
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.metrics import MetricWrapperBase
 
+from uno.event_bus.dead_letter.letter import Letter, NewLetter, Verb
 from uno.event_bus.dead_letter.telemetry import names
+from uno.event_bus.dead_letter.telemetry.labels import Labels
 from uno.event_bus.dead_letter.telemetry.names import Metric, attempt_label
-from uno.event_bus.dead_letter.telemetry.recorder import Recorder
+from uno.event_bus.dead_letter.telemetry.recorder import Recorder, Settled
 
 __all__ = ["PrometheusRecorder"]
 
-BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+LAGS: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0)
+"""Upper ends of buckets, seconds."""
+
+CAUSES: Final = ("handler", "timeout", "invalid", "lease", "store")
+
+MOST_CHILDREN: Final = 5_000
+"""Series that are found without a look at their labels; more there are only when strangers write no UTF-8."""
 
 
 class PrometheusRecorder(Recorder):
-    """Records into a registry, the default one unless another is given."""
+    """Records one queue into a registry, the default one unless another is given."""
 
     def __init__(self, queue: str, registry: CollectorRegistry = REGISTRY) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -23,44 +34,134 @@ class PrometheusRecorder(Recorder):
         def made[M: MetricWrapperBase](kind: type[M], metric: Metric, **more: Any) -> M:
             return kind(metric.name, metric.says, metric.labels, registry=registry, **more)
 
-        self._seconds = made(Histogram, names.PROCESSING_SECONDS, buckets=BUCKETS).labels(queue)
+        self._queue = queue
+        self._labels = Labels()
+        self._crews: dict[str, tuple[Callable[[], int], int]] = {}
+        """Consumer → what tells how many of its handlers run, and how many may."""
+        self._seconds = made(Histogram, names.PROCESSING_SECONDS, buckets=SECONDS).labels(queue)
+        self._lags = made(Histogram, names.SCHEDULE_LAG, buckets=LAGS).labels(queue)
         attempts = made(Counter, names.RETRY_COUNT)
         self._attempts = [attempts.labels(queue, attempt_label(attempt)) for attempt in range(1, 12)]
-        self._errors = made(Counter, names.DLQ_ERRORS)
+        # Each series is there from the start, at 0: a first error would otherwise be no increase.
+        errors = made(Counter, names.DLQ_ERRORS)
+        self._errors = {cause: errors.labels(queue, cause) for cause in CAUSES}
         self._handler_errors = made(Counter, names.PROCESSING_ERRORS).labels(queue)
-        self._unsettled = made(Counter, names.UNSETTLED)
-        self._evicting_servers = made(Gauge, names.EVICTING_SERVERS).labels(queue)
+        self._captures = made(Counter, names.CAPTURES)
+        self._captures_of: dict[tuple[str, str, str], Counter] = {}
+        self._outcomes = made(Counter, names.OUTCOMES)
+        self._outcomes_of: dict[tuple[bytes | None, bytes | None, Verb, str], Counter] = {}
+        unsettled = made(Counter, names.UNSETTLED)
+        self._stale, self._unknown = unsettled.labels(queue, "stale"), unsettled.labels(queue, "unknown")
+        self._leases_lost = made(Counter, names.LEASES_LOST).labels(queue)
+        self._reclaimed = made(Counter, names.RECLAIMED).labels(queue)
         self._threads_left = made(Gauge, names.THREADS_LEFT).labels(queue)
+        made(Gauge, names.HANDLERS_RUNNING).labels(queue).set_function(self._running)
+        made(Gauge, names.HANDLERS_LIMIT).labels(queue).set_function(self._limit)
+
+    # -- captures ------------------------------------------------------------------------------------
 
     @override
-    def attempted(self, queue: str, attempt: int, duration_s: float, cause: str) -> None:
-        self._seconds.observe(duration_s)
-        self._attempts[min(attempt, 11) - 1].inc()
+    def captured(self, queue: str, letters: Sequence[NewLetter]) -> None:
+        for new in letters:
+            key = new.type, new.subscription, new.reason
+            child = self._captures_of.get(key)
+            if child is None:
+                labels = (*self._labels.pair(new.type, new.subscription), self._labels.reason(new.reason))
+                child = self._captures.labels(self._queue, *labels)
+                if labels == key:  # so many there are at most
+                    self._captures_of[key] = child
+            child.inc()
+
+    # -- attempts ------------------------------------------------------------------------------------
+
+    @override
+    def started(self, queue: str, letter: Letter, lag_s: float | None) -> None:
+        if lag_s is not None:
+            self._lags.observe(lag_s)
+
+    @override
+    def attempted(self, queue: str, letter: Letter, duration_s: float, cause: str) -> None:
+        exemplar = _exemplar()
+        self._seconds.observe(duration_s, exemplar)
+        self._attempts[min(letter.attempt, 11) - 1].inc()
         if cause:
-            self._errors.labels(queue, cause).inc()
+            self._errors[cause].inc(exemplar=exemplar)
             if cause in ("handler", "timeout"):
-                self._handler_errors.inc()
+                self._handler_errors.inc(exemplar=exemplar)
 
     @override
-    def lease_lost(self, queue: str, letters: int) -> None:
-        self._errors.labels(queue, "lease").inc(letters)
+    def refused(self, queue: str, letter: Letter) -> None:
+        self._errors["invalid"].inc(exemplar=_exemplar())
+
+    # -- leases --------------------------------------------------------------------------------------
+
+    @override
+    def settled(self, queue: str, ended: Sequence[Settled]) -> None:
+        tally: dict[tuple[bytes | None, bytes | None, Verb, str], int] = {}
+        for letter, verb, reason in ended:
+            key = *letter.route, verb, reason
+            tally[key] = tally.get(key, 0) + 1
+        for key, count in tally.items():
+            self._outcome(key).inc(count)
+
+    def _outcome(self, key: tuple[bytes | None, bytes | None, Verb, str]) -> Counter:
+        child = self._outcomes_of.get(key)
+        if child is None:
+            type, subscription = ((value or b"").decode("utf-8", "replace") for value in key[:2])
+            pair, reason = self._labels.pair(type, subscription), self._labels.reason(key[3])
+            child = self._outcomes.labels(self._queue, *pair, key[2].value, reason)
+            if pair == (type, subscription) and reason == key[3] and len(self._outcomes_of) < MOST_CHILDREN:
+                self._outcomes_of[key] = child
+        return child
 
     @override
     def stale_settles(self, queue: str, letters: int) -> None:
-        self._unsettled.labels(queue, "stale").inc(letters)
+        self._stale.inc(letters)
 
     @override
     def unknown_settles(self, queue: str, letters: int) -> None:
-        self._unsettled.labels(queue, "unknown").inc(letters)
+        self._unknown.inc(letters)
+
+    @override
+    def lease_lost(self, queue: str, letters: int) -> None:
+        self._leases_lost.inc(letters)
+        self._errors["lease"].inc(letters)
+
+    @override
+    def reclaimed(self, queue: str, letters: int) -> None:
+        self._reclaimed.inc(letters)
+
+    @override
+    def store_failed(self, queue: str) -> None:
+        self._errors["store"].inc()
+
+    # -- places for handlers -------------------------------------------------------------------------
+
+    @override
+    def crew_began(self, queue: str, consumer: str, running: Callable[[], int], limit: int) -> None:
+        self._crews[consumer] = running, limit
+
+    @override
+    def crew_ended(self, queue: str, consumer: str) -> None:
+        self._crews.pop(consumer, None)
+
+    def _running(self) -> float:
+        return sum(running() for running, _ in list(self._crews.values()))
+
+    def _limit(self) -> float:
+        return sum(limit for _, limit in list(self._crews.values()))
 
     @override
     def threads_left(self, queue: str, threads: int) -> None:
         self._threads_left.set(threads)
 
-    @override
-    def evicting_servers(self, queue: str, servers: int) -> None:
-        self._evicting_servers.set(servers)
 
-    @override
-    def store_failed(self, queue: str) -> None:
-        self._errors.labels(queue, "store").inc()
+def _exemplar() -> dict[str, str] | None:
+    """Return where an operator finds the attempt: the span that is current and sampled; None without one."""
+    span = get_current_span()
+    if span is INVALID_SPAN:
+        return None
+    context = span.get_span_context()
+    if not (context.is_valid and context.trace_flags.sampled):
+        return None
+    return {"trace_id": format_trace_id(context.trace_id), "span_id": format_span_id(context.span_id)}

@@ -1,10 +1,11 @@
 """Every metric, in one place: its name, kind and labels, and what it counts. docs/metrics.md is this table in prose.
 
-Names of counters are without the ``_total`` that their samples get (OpenMetrics). Three scopes:
+Names of counters are without the ``_total`` that their samples get (OpenMetrics). Four scopes:
 
 - ``queue``: the same value from every exporter of a queue, read from Redis. Aggregate with ``max by (queue, …)``, never
   with ``sum``.
 - ``server``: of a Redis server, likewise the same from every exporter.
+- ``machine``: the same from every exporter of a queue on one machine. Aggregate with ``max by (queue, <host>)`` first.
 - ``process``: what this process did or holds. Aggregate with ``sum``.
 
 Labels are bounded: no ids, no messages; pairs of type and subscription at most `MOST_PAIRS` a process, then `OTHER`.
@@ -21,7 +22,7 @@ OTHER: Final = "_other"
 """The value of both labels of the pairs beyond."""
 
 type Kind = Literal["counter", "gauge", "histogram"]
-type Scope = Literal["queue", "server", "process"]
+type Scope = Literal["queue", "server", "machine", "process"]
 
 
 class Metric(NamedTuple):
@@ -75,12 +76,14 @@ DUE_AGE: Final = _metric(
     "queue",
     "dlq_oldest_due_age_seconds",
     "queue",
-    "Seconds for which the longest-due letter has waited; 0: none is due",
+    "Seconds for which the longest-due letter has waited, leased ones aside; 0: none is due",
 )
 WORKERS: Final = _metric("gauge", "queue", "dlq_workers", "queue", "Live workers")
-ERROR_GROUPS: Final = _metric("gauge", "queue", "dlq_error_groups", "queue", "Error groups with open letters")
+ERROR_GROUPS: Final = _metric(
+    "gauge", "queue", "dlq_error_groups", "queue", "Error groups with open letters, counted by shard"
+)
 NEW_ERROR_GROUPS: Final = _metric(
-    "counter", "queue", "dlq_new_error_groups", "queue", "Fingerprints that were captured for the first time"
+    "counter", "queue", "dlq_new_error_groups", "queue", "Fingerprints captured that no open letter of the shard had"
 )
 
 CAPTURED: Final = _metric("counter", "queue", "dlq_captured", "queue", "Letters captured")
@@ -123,6 +126,18 @@ SERVER_NETWORK: Final = _metric(
     "counter", "server", "dlq_server_network_bytes", "queue server direction", "Bytes that the server received or sent"
 )
 
+# ------------------------------------------------------------------------------------ this machine
+
+SPOOL_BYTES: Final = _metric("gauge", "machine", "dlq_spool_bytes", "queue", "Bytes in this machine's spool")
+SPOOL_LETTERS: Final = _metric("gauge", "machine", "dlq_spool_letters", "queue", "Letters in this machine's spool")
+SPOOL_AGE: Final = _metric(
+    "gauge",
+    "machine",
+    "dlq_spool_oldest_age_seconds",
+    "queue",
+    "Seconds since the oldest spooled letter was captured; 0: none",
+)
+
 # ------------------------------------------------------------------------------------ this process
 
 PROCESSING_SECONDS: Final = _metric(
@@ -147,11 +162,11 @@ PROCESSING_ERRORS: Final = _metric(
 )
 CAPTURES: Final = _metric(
     "counter", "process", "dlq_captures", "queue type subscription reason",
-    "Letters that this process captured, by event type, subscription and why the event failed",
+    "Captures that this process made, the spooled too; by event type, subscription and why the event failed",
 )  # fmt: skip
 OUTCOMES: Final = _metric(
     "counter", "process", "dlq_outcomes", "queue type subscription outcome reason",
-    "Attempts that this process settled, by event type, subscription, outcome and reason",
+    "Leases that this process ended: resolve, retry, park, release or discard; by event type, subscription and reason",
 )  # fmt: skip
 UNSETTLED: Final = _metric(
     "counter", "process", "dlq_unsettled_outcomes", "queue verdict", "Outcomes that ended no lease: stale or unknown"
@@ -167,7 +182,7 @@ HANDLERS_RUNNING: Final = _metric(
     "process",
     "dlq_handlers_running",
     "queue",
-    "Letters that this process holds: in a handler, or before or after it",
+    "Handlers that run in this process now",
 )
 HANDLERS_LIMIT: Final = _metric(
     "gauge", "process", "dlq_handlers_limit", "queue", "Handlers that may run at a time: DLQ_CONCURRENCY"
@@ -178,15 +193,6 @@ THREADS_LEFT: Final = _metric(
     "dlq_threads_left",
     "queue",
     "Calls of plain functions that run on past timeout, lease or worker",
-)
-SPOOL_BYTES: Final = _metric("gauge", "process", "dlq_spool_bytes", "queue", "Bytes in this machine's spool")
-SPOOL_LETTERS: Final = _metric("gauge", "process", "dlq_spool_letters", "queue", "Letters in this machine's spool")
-SPOOL_AGE: Final = _metric(
-    "gauge",
-    "process",
-    "dlq_spool_oldest_age_seconds",
-    "queue",
-    "Seconds since the oldest spooled letter was captured; 0: none",
 )
 
 

@@ -101,6 +101,7 @@ class Attempts:
         if (letter.values[0] != b"1" and letter.version > WIRE_VERSION) or letter.is_encoded:
             return release(held, delay_ms=LATER_VERSION_MS)
         if not letter.has_payload:
+            self._session.recorder.refused(self._session.config.queue, letter)
             return self._park(held, DeadLetterReason.INVALID_EVENT, "the entry has no payload")
         if handler is None:
             return self._unhandled(held)
@@ -148,6 +149,8 @@ class Attempts:
         letter = held.letter
         about(letter)
         started = monotonic()
+        if self._session.records:
+            self._tell_started(held, started)
         error: BaseException | None = None
         decoding = True
         try:
@@ -171,9 +174,16 @@ class Attempts:
             self._session.holdings.drop(held)
             return None
         decision = RESOLVED if error is None else self._decide(letter, handler, error, decoding)
-        cause = "" if error is None else _cause(error, decision, decoding)
-        self._session.recorder.attempted(self._session.config.queue, letter.attempt, duration_s, cause)
+        if self._session.records:
+            cause = "" if error is None else _cause(error, decision, decoding)
+            self._session.recorder.attempted(self._session.config.queue, letter, duration_s, cause)
         return self._outcome(held, decision, error, duration_s)
+
+    def _tell_started(self, held: Held, now_s: float) -> None:
+        lag_s = None
+        if held.shard_ahead_s is not None:
+            lag_s = max(0.0, now_s + held.shard_ahead_s - held.letter.due_ms / 1000)
+        self._session.recorder.started(self._session.config.queue, held.letter, lag_s)
 
     def _decide(self, letter: Letter, handler: Handler, error: BaseException, decoding: bool) -> Decision:
         return decide(

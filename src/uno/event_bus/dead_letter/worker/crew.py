@@ -1,8 +1,9 @@
 """The crew: all that looks after letters in hand, for a worker as for a replay."""
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
@@ -80,14 +81,17 @@ class Crew:
             for shard in session.store.shards:
                 self.look_after(shard, background)
             async with anyio.create_task_group() as slots:
-                for _ in range(session.config.concurrency):
-                    slots.start_soon(keep_running, "slot", Slot(self._slots).run)
+                made = [Slot(self._slots) for _ in range(session.config.concurrency)]
+                for slot in made:
+                    slots.start_soon(keep_running, "slot", slot.run)
+                session.recorder.crew_began(session.config.queue, session.consumer, partial(_busy, made), len(made))
                 try:
                     yield background
                 except Exception as error:
                     failure, self.grace_s = error, 0.0
                 await self._finish()
                 slots.cancel_scope.cancel()
+            session.recorder.crew_ended(session.config.queue, session.consumer)
             await self._give_back()
             background.cancel_scope.cancel()
             session.tasks.cancel_scope.deadline = anyio.current_time() + self.grace_s
@@ -126,6 +130,10 @@ class Crew:
             self._settle(held, release(held))
         else:
             self._session.holdings.drop(held)
+
+
+def _busy(slots: Iterable[Slot]) -> int:
+    return sum(slot.held is not None for slot in slots)
 
 
 async def shielded(serve: Callable[[], Awaitable[None]], on_cancel: Callable[[], None]) -> None:

@@ -75,6 +75,9 @@ class Reclaimer:
             self._notice_clock(reclaimed.lead_ms)
             self._is_trusted()  # a reply that took long is a gap as well
             self._cursor, self._touched_at = reclaimed.cursor, monotonic()
+            if reclaimed.suspects or reclaimed.parked:
+                letters = len(reclaimed.suspects) + len(reclaimed.parked)
+                self._session.recorder.reclaimed(self._session.config.queue, letters)
             if reclaimed.suspects:
                 logger.warning(
                     "shard %s: %d leases ran out; the letters will run alone", self._shard.tag, len(reclaimed.suspects)

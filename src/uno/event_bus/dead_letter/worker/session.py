@@ -22,7 +22,7 @@ from uno.event_bus.dead_letter.store.store import Store
 from uno.event_bus.dead_letter.store.values import LARGEST_BATCH
 from uno.event_bus.dead_letter.telemetry.log_fields import bind, fields_of
 from uno.event_bus.dead_letter.telemetry.ration import Ration
-from uno.event_bus.dead_letter.telemetry.recorder import Recorder
+from uno.event_bus.dead_letter.telemetry.recorder import NO_RECORDER, Recorder
 from uno.event_bus.dead_letter.worker.cancellation import by_worker, take_back
 from uno.event_bus.dead_letter.worker.holdings import Holdings
 from uno.event_bus.dead_letter.worker.outages import Outages
@@ -105,6 +105,8 @@ class Session:
     served: Served = field(default_factory=Served)
     parked_lines: Ration = field(default_factory=Ration)
     """Of the log lines about letters that were parked: of a flood a few are enough."""
+    records: bool = field(init=False)
+    """Whether anybody records: hooks that are called for each letter cost nothing otherwise."""
     holdings: Holdings = field(init=False)
     threads: Threads = field(init=False)
     """Of handlers that are plain functions."""
@@ -113,6 +115,7 @@ class Session:
     """In which hooks run; set when the session does."""
 
     def __post_init__(self) -> None:
+        self.records = self.recorder is not NO_RECORDER
         self.holdings = Holdings(self.config.concurrency, min(self.config.batch_size, LARGEST_BATCH))
         self.threads = Threads(self.config.concurrency, self.handlers.left, self._note_left())
         self.hook_threads = Threads(HOOK_THREADS, set(), lambda name, left: None)

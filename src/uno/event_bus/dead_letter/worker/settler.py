@@ -10,6 +10,7 @@ from uno.event_bus.dead_letter.letter import Letter, Verb
 from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.store.values import LARGEST_BATCH, Outcome, Verdict
 from uno.event_bus.dead_letter.telemetry.log_fields import fields_of
+from uno.event_bus.dead_letter.telemetry.recorder import Settled
 from uno.event_bus.dead_letter.worker.holdings import Held
 from uno.event_bus.dead_letter.worker.session import Session
 
@@ -142,6 +143,9 @@ class Settler:
                 self._count(outcome, held.letter)
             holdings.drop(held)
         self._note_late(late, unsure)
+        if self._session.records:
+            ended = [_ended(*entry) for entry, verdict in zip(batch, verdicts, strict=True) if verdict is Verdict.OK]
+            self._session.recorder.settled(self._session.config.queue, ended)
 
     def _count(self, outcome: Outcome, letter: Letter) -> None:
         report = self._session.report
@@ -172,3 +176,10 @@ class Settler:
     def _tell_scheduled(self, outcome: Outcome) -> None:
         if self._scheduled is not None:
             self._scheduled(self._shard, outcome.delay_ms / 1000)
+
+
+def _ended(held: Held, outcome: Outcome) -> Settled:
+    """Return how a lease ended: what a replay puts back is released, and why a handler discards is its own text."""
+    if held.put_back:
+        return Settled(held.letter, Verb.RELEASE, "")
+    return Settled(held.letter, outcome.verb, "" if outcome.verb is Verb.DISCARD else outcome.reason)

@@ -123,7 +123,12 @@ class Taker:
             self._due_at = inf  # before it is sent: what is scheduled from here on, it may not have seen
         try:
             taken = await self.shard.take(self._session.consumer, 0 if alone else places, alone=alone)
-            letters = [Held(letter, letter.lease, self.shard) for letter in taken.letters if letter.lease]
+            ahead_s = taken.now_ms / 1000 - monotonic()
+            letters = [
+                Held(letter, letter.lease, self.shard, shard_ahead_s=ahead_s)
+                for letter in taken.letters
+                if letter.lease
+            ]
         except StoreUnavailable as error:
             if not error.certain:
                 self._session.unheard.add(self.shard.index)
