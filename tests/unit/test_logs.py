@@ -72,12 +72,20 @@ def read(logger: logging.Logger) -> Iterator[Read]:
 
 
 def test_a_line_is_one_json_object_with_time_level_logger_and_message(logger: logging.Logger, read: Read) -> None:
-    logger.warning("two\nlines, %s", "\x1b[1m\u202e\udc80")
+    logger.warning("two\nlines, %s", "\x1b[1m\u202e")
     [line] = read()
     assert line.keys() == {"ts", "level", "logger", "message"}
     assert line["level"] == "warning" and line["logger"] == "uno.tests.logs"
-    assert line["message"] == "two\nlines, \x1b[1m\u202e?"
+    assert line["message"] == "two\nlines, \x1b[1m\u202e"
     assert line["ts"].endswith("Z") and len(line["ts"]) == len("2026-11-25T12:00:00.000Z")
+
+
+def test_text_of_any_kind_becomes_a_line_that_a_terminal_may_show() -> None:
+    record = logging.makeLogRecord({"msg": "\x1b[1m \u202e \udc80", "letter_id": "\udc80", "attempt": 1})
+    line = JsonLines().format(record)
+    assert line.isascii() and line.isprintable()
+    assert json.loads(line)["message"] == "\x1b[1m \u202e ?" and json.loads(line)["letter_id"] == "?"
+    assert PlainLines().format(record).endswith(r"\x1b[1m \u202e \udc80")
 
 
 def test_an_error_is_a_line_of_its_own_beside_the_traceback(logger: logging.Logger, read: Read) -> None:
