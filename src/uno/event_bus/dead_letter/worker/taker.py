@@ -37,6 +37,8 @@ class Taker:
         """Monotonic time at which the earliest letter is due that this process has scheduled since the last `take`."""
         self.replied_at = monotonic()
         """Monotonic time of the shard's last reply."""
+        self.unanswered_since: float | None = None
+        """Monotonic time of the first `take` since then; None: it was not asked, for want of room or of letters."""
         self._listen_from: bytes | None = None
         self._listen = anyio.Event()
         self.ready = anyio.Event()
@@ -54,11 +56,6 @@ class Taker:
         So is a worker whose threads all hang: what is due can be run by others only.
         """
         return self._session.is_stuck or (self._found_nothing and self._due_at > monotonic())
-
-    @property
-    def is_failing(self) -> bool:
-        """Whether the last `take` was in vain."""
-        return bool(self._trouble.causes)
 
     def wake(self) -> None:
         """Take again now."""
@@ -109,7 +106,7 @@ class Taker:
             self._wake = anyio.Event()
             await self.shard.hang_up()
             await self._wake.wait()
-            self.replied_at = monotonic()
+            self.replied_at, self.unanswered_since = monotonic(), None
         return await self._session.holdings.reserve(self._batch_size)
 
     async def take_alone(self) -> bool:
@@ -121,6 +118,8 @@ class Taker:
         letters: list[Held] = []
         if not alone:
             self._due_at = inf  # before it is sent: what is scheduled from here on, it may not have seen
+        if self.unanswered_since is None:
+            self.unanswered_since = monotonic()
         try:
             taken = await self.shard.take(self._session.consumer, 0 if alone else places, alone=alone)
             ahead_s = taken.now_ms / 1000 - monotonic()
@@ -137,7 +136,7 @@ class Taker:
             self._session.holdings.hold(places, letters)
         self._trouble.over()
         self._session.clock.heard(taken.now_ms)
-        self.replied_at = monotonic()
+        self.replied_at, self.unanswered_since = monotonic(), None
         self.suspect_due_ms = taken.suspect_due_ms
         if not alone:
             self._found_nothing = not (letters or taken.more)

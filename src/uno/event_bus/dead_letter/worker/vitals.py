@@ -23,11 +23,8 @@ BEAT_S: Final = 0.2
 SHORTEST_BLOCK_S: Final = 1.0
 """A loop that has not beaten for less is live, however short the leases are."""
 
-SILENT_AFTER_S: Final = 5.0
-"""A shard that has not answered for this long is out of touch: an idle taker asks each second."""
-
-FAILING_AFTER_S: Final = 1.0
-"""So is one that has not answered for this long, when the last call failed."""
+SILENT_AFTER_S: Final = 1.0
+"""A shard that has left its taker without an answer for this long is out of touch: an idle one asks each second."""
 
 
 class Vitals:
@@ -37,8 +34,6 @@ class Vitals:
         self._config = config
         self._worker: Worker | None = None
         self._waits_for = "the queue is not open yet"
-        self._full_at = 0.0
-        """Monotonic time when the worker last had no room for letters, so that its takers did not ask."""
         self._beaten_at = monotonic()
         self._condition = self._look()
 
@@ -91,8 +86,6 @@ class Vitals:
         if worker is None:
             return Condition(False, self._waits_for, facts)
         now, session = monotonic(), worker.session
-        if not session.holdings.has_room:
-            self._full_at = now
         served = [taker for taker in worker.takers if taker.shard.index in session.served]
         facts |= {
             "worker": session.consumer,
@@ -116,11 +109,11 @@ class Vitals:
         return "" if worker.ready.is_set() else "its shards have not answered yet"
 
     def _is_silent(self, worker: Worker, taker: Taker, now: float) -> bool:
-        """Whether a shard is out of touch. A worker without room does not ask: then its heartbeats tell."""
-        if not worker.session.can_keep_leases(taker.shard.index):
-            return True
-        silent_s = now - max(taker.replied_at, self._full_at)
-        return silent_s > SILENT_AFTER_S or (taker.is_failing and silent_s > FAILING_AFTER_S)
+        """Whether a shard is out of touch: for its taker, or, as a worker without room does not ask, for heartbeats."""
+        since = taker.unanswered_since
+        return (since is not None and now - since > SILENT_AFTER_S) or not worker.session.can_keep_leases(
+            taker.shard.index
+        )
 
 
 def _blocked(silent_s: float) -> str:
