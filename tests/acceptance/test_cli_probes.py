@@ -16,6 +16,7 @@ from tests.support.servers import Server
 from tests.support.waiting import eventually
 
 APP = """
+import logging
 import time
 from uno.event_bus.dead_letter import DeadLetterQueue, Park
 
@@ -23,7 +24,11 @@ queue = DeadLetterQueue.from_env()
 
 @queue.handler("good")
 async def good(event):
-    pass
+    logging.getLogger("shop").info("sold")
+
+@queue.handler("good in a thread")
+def good_in_a_thread(event):
+    logging.getLogger("shop").info("sold in a thread")
 
 @queue.handler("block")
 async def block(event):
@@ -187,6 +192,17 @@ def test_log_lines_are_json_with_ids_and_say_no_secret(cli: Cli, shop: Path) -> 
     assert parked["event_type"] == "hopeless" and str(worker.process.pid) in parked["worker"]
     for line in text.splitlines():
         assert {"ts", "level", "logger", "message"} <= json.loads(line).keys()
+
+
+def test_lines_that_handlers_log_name_their_letter(cli: Cli, shop: Path) -> None:
+    """On the loop as in a thread."""
+    ids = cli.seed(("good", {}), ("good in a thread", {}), delay=0)
+    with working(cli, shop) as worker:
+        lines = [wait_for_line(worker.process, '"shop"') for _ in ids]
+        worker.stop()
+    told = {line["event_type"]: line for line in map(json.loads, lines)}
+    assert [told[type]["letter_id"] for type in ("good", "good in a thread")] == ids
+    assert all((line["queue"], line["attempt"]) == ("default", 1) for line in told.values())
 
 
 def test_a_flood_of_parked_letters_is_a_few_lines(cli: Cli, shop: Path) -> None:

@@ -136,6 +136,7 @@ async def _run(queue: "DeadLetterQueue", stop: "anyio.Event", vitals: "Vitals") 
         len(queue.handlers),
         queue.config.concurrency,
         os.getpid(),
+        extra={"queue": queue.config.queue},
     )
     logger.info("stopped: %s", await queue.run(stop=stop, vitals=vitals))
 
