@@ -117,7 +117,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "take asks by the server's clock what is due, also when that was set back",
         ("F16",),
         "stuck is",
-        (Change("lua/take.lua", "schedule, '-inf', int(shard_ms)", "schedule, '-inf', int(now_ms)"),),
+        (Change("lua/take.lua", "index, '-inf', int(shard_ms)", "index, '-inf', int(now_ms)"),),
     ),
     "future-leases": Mutant(
         "a lease that begins in the future is left alone: it runs out when the clock is there again",

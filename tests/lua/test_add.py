@@ -75,6 +75,7 @@ async def test_a_capture_writes_these_keys_and_no_others(shard: Shard, look: Loo
         "dedupe_since": str(NOW_MS),
         "clock": str(NOW_MS * 1000),
         "lead": "0",
+        "new_error_groups": "1",
     }
     assert look.client.hgetall(look.key("dedupe_a")) == {b"k": str(id).removeprefix("0-").encode()}
     assert look.groups == {"f00d": 1}

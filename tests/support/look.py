@@ -116,9 +116,15 @@ class Look:
 
     @property
     def totals(self) -> dict[str, int]:
-        """The shard's books: what of `meta` is counted."""
+        """The shard's books: what of `meta` is counted of letters."""
         known = {"format", "protocol", "epoch", "mark", "token", "dedupe_young", "dedupe_since", "clock", "lead"}
+        known.add("new_error_groups")
         return {name: int(value) for name, value in self.meta.items() if name not in known}
+
+    @property
+    def new_error_groups(self) -> int:
+        """How often an error group began."""
+        return int(self.meta.get("new_error_groups", 0))
 
     @property
     def state(self) -> dict[str, list[Any]]:

@@ -177,6 +177,9 @@ def _totals(world: "World", call: "Call") -> None:
     require(captured == len(world.books.letters), "total", f"captured is {captured} of {len(world.books.letters)}")
     groups = {name: int(count) for name, count in call.after.hashes["groups"].items()}
     require(groups == _open_by_fingerprint(call.after), "groups", f"{call.name} left error groups {groups}")
+    began = call.after.total("new_error_groups") - call.before.total("new_error_groups")
+    new = groups.keys() - call.before.hashes["groups"].keys()
+    require(began == len(new), "groups", f"{call.name} counted {began} new error groups, not {len(new)}")
 
 
 def _open_by_fingerprint(shot: Snapshot) -> dict[str, int]:

@@ -21,8 +21,11 @@ LAGS: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 180
 
 CAUSES: Final = ("handler", "timeout", "invalid", "lease", "store")
 
-MOST_CHILDREN: Final = 5_000
-"""Series that are found without a look at their labels; more there are only when strangers write no UTF-8."""
+MOST_STORED: Final = 5_000
+"""More ways to write the labels there are only when strangers write no UTF-8."""
+
+type Ended = tuple[bytes | None, bytes | None, Verb, str]
+"""Type and subscription as they are stored, how the lease ended, and why."""
 
 
 class PrometheusRecorder(Recorder):
@@ -48,8 +51,11 @@ class PrometheusRecorder(Recorder):
         self._handler_errors = made(Counter, names.PROCESSING_ERRORS).labels(queue)
         self._captures = made(Counter, names.CAPTURES)
         self._captures_of: dict[tuple[str, str, str], Counter] = {}
+        """By the labels, which most letters name as they are."""
         self._outcomes = made(Counter, names.OUTCOMES)
-        self._outcomes_of: dict[tuple[bytes | None, bytes | None, Verb, str], Counter] = {}
+        self._outcomes_of: dict[tuple[str, str, Verb, str], Counter] = {}
+        self._outcomes_of_stored: dict[Ended, Counter] = {}
+        """By what letters say as it is stored, so that nothing need be decoded."""
         unsettled = made(Counter, names.UNSETTLED)
         self._stale, self._unknown = unsettled.labels(queue, "stale"), unsettled.labels(queue, "unknown")
         self._leases_lost = made(Counter, names.LEASES_LOST).labels(queue)
@@ -63,13 +69,12 @@ class PrometheusRecorder(Recorder):
     @override
     def captured(self, queue: str, letters: Sequence[NewLetter]) -> None:
         for new in letters:
-            key = new.type, new.subscription, new.reason
-            child = self._captures_of.get(key)
+            child = self._captures_of.get((new.type, new.subscription, new.reason))
             if child is None:
                 labels = (*self._labels.pair(new.type, new.subscription), self._labels.reason(new.reason))
-                child = self._captures.labels(self._queue, *labels)
-                if labels == key:  # so many there are at most
-                    self._captures_of[key] = child
+                child = self._captures_of.get(labels)
+                if child is None:
+                    child = self._captures_of[labels] = self._captures.labels(self._queue, *labels)
             child.inc()
 
     # -- attempts ------------------------------------------------------------------------------------
@@ -97,21 +102,23 @@ class PrometheusRecorder(Recorder):
 
     @override
     def settled(self, queue: str, ended: Sequence[Settled]) -> None:
-        tally: dict[tuple[bytes | None, bytes | None, Verb, str], int] = {}
+        tally: dict[Ended, int] = {}
         for letter, verb, reason in ended:
             key = *letter.route, verb, reason
             tally[key] = tally.get(key, 0) + 1
         for key, count in tally.items():
             self._outcome(key).inc(count)
 
-    def _outcome(self, key: tuple[bytes | None, bytes | None, Verb, str]) -> Counter:
-        child = self._outcomes_of.get(key)
+    def _outcome(self, key: Ended) -> Counter:
+        child = self._outcomes_of_stored.get(key)
         if child is None:
             type, subscription = ((value or b"").decode("utf-8", "replace") for value in key[:2])
-            pair, reason = self._labels.pair(type, subscription), self._labels.reason(key[3])
-            child = self._outcomes.labels(self._queue, *pair, key[2].value, reason)
-            if pair == (type, subscription) and reason == key[3] and len(self._outcomes_of) < MOST_CHILDREN:
-                self._outcomes_of[key] = child
+            labels = *self._labels.pair(type, subscription), key[2], self._labels.reason(key[3])
+            child = self._outcomes_of.get(labels)
+            if child is None:
+                child = self._outcomes_of[labels] = self._outcomes.labels(self._queue, *labels)
+            if labels == (type, subscription, *key[2:]) and len(self._outcomes_of_stored) < MOST_STORED:
+                self._outcomes_of_stored[key] = child
         return child
 
     @override
