@@ -16,6 +16,8 @@ from uno.cli.dead_letter.session import run_async
 from uno.cli.text import lines
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import anyio
 
     from uno.event_bus.dead_letter import DeadLetterQueue
@@ -48,8 +50,19 @@ def worker(app: str | None, redis_url: str | None, queue: str | None) -> int:
 
     loaded = load_queue(app, redis_url=redis_url, queue=queue)
     _log_to_stderr()
-    run_async(partial(_work, loaded))
+    end_tracing = _trace(loaded)
+    try:
+        run_async(partial(_work, loaded))
+    finally:
+        end_tracing()
     return 0
+
+
+def _trace(queue: "DeadLetterQueue") -> "Callable[[], None]":
+    """Set up tracing by the OTEL_* variables, unless the application has done it; return what ends it."""
+    from uno.event_bus.dead_letter.telemetry.sdk import tracing_from_env
+
+    return (lambda: None) if queue.tracer_provider is not None else tracing_from_env()
 
 
 async def _work(queue: "DeadLetterQueue") -> None:

@@ -20,6 +20,7 @@ from uno.event_bus.dead_letter.retry import RetryPolicy
 from uno.event_bus.dead_letter.store.store import Store
 from uno.event_bus.dead_letter.store.values import LARGEST_BATCH
 from uno.event_bus.dead_letter.telemetry.recorder import Recorder
+from uno.event_bus.dead_letter.telemetry.tracing.work import WorkSpans
 from uno.event_bus.dead_letter.worker.cancellation import by_worker, take_back
 from uno.event_bus.dead_letter.worker.holdings import Holdings
 from uno.event_bus.dead_letter.worker.outages import Outages
@@ -91,6 +92,8 @@ class Session:
     """The queue's policy, which may be set while this runs."""
     recorder: Recorder
     parked_hooks: Sequence[ParkedHook]
+    tracing: WorkSpans | None = None
+    """None: nobody traces."""
     consumer: str = field(default_factory=consumer_name)
     clock: Clock = field(default_factory=Clock)
     report: Report = field(default_factory=Report)
