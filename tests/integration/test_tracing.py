@@ -231,9 +231,11 @@ async def test_a_context_of_the_caller_wins(queues: Queues, traces: Traces, how:
     """It stands alone: nothing of the current trace is mixed into it; the send links to it."""
     queue = queues(tracer_provider=traces.provider)
     given: Any = {"headers": {"traceparent": TRACEPARENT}} if how == "headers" else {"traceparent": TRACEPARENT}
+    token = context.attach(baggage.set_baggage("tenant", "another"))
     with traces.tracer.start_as_current_span("other"):
         one = await queue.add({"n": 1}, type="order", **given)
         [many] = await queue.add_many([{"n": 2}], type="order", **given)
+    context.detach(token)
     for letter_id in (one, many):
         assert (await queue.get(letter_id)).headers == {"traceparent": TRACEPARENT}
     assert [(span.kind, span.links) for span in traces.all("send default")] == [("CLIENT", [Link(IDS)])] * 2

@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 
 from uno.event_bus.dead_letter.history import Attempt, History
-from uno.event_bus.dead_letter.letter import Counters, Letter, LetterState
+from uno.event_bus.dead_letter.letter import FIELDS, Counters, Letter, LetterState
 from uno.event_bus.dead_letter.retry import PolicyByException, as_policy, most_attempts
 from uno.event_bus.dead_letter.telemetry.tracing.carriers import (
     conversation_of,
@@ -18,6 +18,7 @@ from uno.event_bus.dead_letter.telemetry.tracing.carriers import (
     remember,
 )
 from uno.event_bus.dead_letter.telemetry.tracing.tracers import Tracers, harmless
+from uno.event_bus.dead_letter.telemetry.tracing.work import WorkSpans
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
@@ -75,7 +76,7 @@ def test_the_callers_own_span_is_no_creation_context() -> None:
 def letter(history: History | None, failures: int) -> Letter:
     packed = b"" if history is None else history.pack()
     counters = Counters(failures)
-    return Letter("0-1-0", [], state=LetterState.LEASED, counters=counters, packed_history=packed)
+    return Letter("0-1-0", [None] * len(FIELDS), state=LetterState.LEASED, counters=counters, packed_history=packed)
 
 
 def test_an_attempt_finds_the_one_before() -> None:
@@ -111,6 +112,15 @@ def test_a_history_of_another_writer_is_numbered_by_the_failures() -> None:
 )
 def test_the_conversation_is_the_correlation_id(headers: dict[str, Any], found: str) -> None:
     assert conversation_of(headers) == found
+
+
+def test_an_attempt_is_current_until_it_ends() -> None:
+    """The task that ran it goes on with other letters, and logs."""
+    tracer = TracerProvider(shutdown_on_exit=False).get_tracer("x")
+    span = WorkSpans(tracer, "orders", "me", Context()).attempt(letter(None, 0), 0, None, 5)
+    assert span is not None and trace.get_current_span().get_span_context().is_valid
+    span.end(lost=False)
+    assert trace.get_current_span() is trace.INVALID_SPAN
 
 
 def test_there_is_nobody_to_trace_for_without_a_real_provider(monkeypatch: pytest.MonkeyPatch) -> None:
