@@ -38,9 +38,12 @@ class Queues:
             if row["name"].startswith("uno-dlq") and row["id"] not in self._of_others
         ]
 
-    def __call__(self, redis: Any = None, *, recorder: Any = None, **settings: Any) -> DeadLetterQueue:
+    def __call__(
+        self, redis: Any = None, *, recorder: Any = None, tracer_provider: Any = None, **settings: Any
+    ) -> DeadLetterQueue:
         config = DeadLetterConfig(**(self._settings | settings))
-        made = DeadLetterQueue(self.place.url if redis is None else redis, config, recorder=recorder)
+        source = self.place.url if redis is None else redis
+        made = DeadLetterQueue(source, config, recorder=recorder, tracer_provider=tracer_provider)
         self._made.append(made)
         return made
 

@@ -17,6 +17,8 @@ from uno.cli.dead_letter.options import app_option, queue_options
 from uno.cli.dead_letter.session import run_async
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import anyio
 
     from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue
@@ -69,7 +71,11 @@ def worker(
     loaded = load_queue(app, redis_url=redis_url, queue=queue)
     settings = _of_process(given, loaded.config)
     log_to_stderr(settings.log_format, settings.log_level)
-    run_async(partial(_work, loaded, settings))
+    end_tracing = _trace(loaded)
+    try:
+        run_async(partial(_work, loaded, settings))
+    finally:
+        end_tracing()
     return 0
 
 
@@ -83,6 +89,13 @@ def _of_process(given: "DeadLetterConfig", of_app: "DeadLetterConfig") -> "DeadL
     usual = DeadLetterConfig()
     said = {name: getattr(given, name) for name in names if getattr(given, name) != getattr(usual, name)}
     return replace(of_app, **said)
+
+
+def _trace(queue: "DeadLetterQueue") -> "Callable[[], None]":
+    """Set up tracing by the OTEL_* variables, unless the application has done it; return what ends it."""
+    from uno.event_bus.dead_letter.telemetry.sdk import tracing_from_env
+
+    return (lambda: None) if queue.tracer_provider is not None else tracing_from_env()
 
 
 async def _work(queue: "DeadLetterQueue", settings: "DeadLetterConfig") -> None:

@@ -18,6 +18,8 @@ from types import TracebackType
 from typing import Any, Final, Self
 from weakref import WeakSet
 
+from opentelemetry.trace import TracerProvider
+
 from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.errors import StoreUnavailable
 from uno.event_bus.dead_letter.letter import Letter
@@ -39,10 +41,16 @@ class DeadLetterQueue:
     running event loop, which it would block, a verb raises `RuntimeError`; the async queue is for there.
     """
 
-    def __init__(self, redis: Client | str | None = None, config: DeadLetterConfig | None = None) -> None:
+    def __init__(
+        self,
+        redis: Client | str | None = None,
+        config: DeadLetterConfig | None = None,
+        *,
+        tracer_provider: TracerProvider | None = None,
+    ) -> None:
         self._background: _Background | None = None
         self._lock = threading.RLock()  # re-entrant: a signal's handler may capture, too
-        self._make: Callable[[], AsyncQueue] = partial(AsyncQueue, redis, config)
+        self._make: Callable[[], AsyncQueue] = partial(AsyncQueue, redis, config, tracer_provider=tracer_provider)
         self._config = self._make().config  # what is wrong is told now
         _queues.add(self)
 

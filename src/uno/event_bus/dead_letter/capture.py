@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 from opentelemetry import propagate
+from opentelemetry.context import Context
 
 from uno.event_bus.dead_letter.codec import Encoded, encode
 from uno.event_bus.dead_letter.config import DeadLetterConfig
@@ -26,6 +27,7 @@ from uno.event_bus.dead_letter.rules import require_seconds, require_whole
 from uno.event_bus.dead_letter.spool.spool import Spool
 from uno.event_bus.dead_letter.store.store import Store
 from uno.event_bus.dead_letter.telemetry.recorder import NO_RECORDER
+from uno.event_bus.dead_letter.telemetry.tracing.captures import CaptureSpans, carried
 
 __all__ = ["ARGUMENTS", "Capturer", "check_metadata", "reason_of"]
 
@@ -114,8 +116,11 @@ class Capturer:
         headers: Mapping[str, str] | None = None,
         failed_at: float | None = None,
         metadata: Mapping[str, Any] | None = None,
+        spans: CaptureSpans | None = None,
     ) -> list[NewLetter | InvalidEvent | PayloadTooLarge]:
         """Return the letters of events that failed alike, by position; nothing is sent.
+
+        They carry the trace context of the call's `spans`, without them the caller's.
 
         An event that cannot become a letter has its error there. Raises `Disabled`; `ConfigError` for a number
         that is none, or out of bounds; `PayloadTooLarge` and `InvalidEvent` for what all events share.
@@ -125,7 +130,7 @@ class Capturer:
         why = _text("reason", str(reason)) if reason is not None else reason_of(error).value
         subscription_id, ordering_key = _text("subscription_id", subscription_id), _text("ordering_key", ordering_key)
         dedupe_key = _text("dedupe_key", dedupe_key)
-        packed_headers = _headers(headers, metadata)
+        packed_headers = _headers(headers, metadata, None if spans is None else spans.context)
         if len(packed_headers) > self._config.max_payload_bytes:
             raise PayloadTooLarge(len(packed_headers), self._config.max_payload_bytes, "headers")
         failed_at_ms = None if failed_at is None else int(require_seconds("failed_at", failed_at) * 1000)
@@ -161,7 +166,9 @@ class Capturer:
                     delay_ms=self._delay_ms(delay, encoded.type, subscription_id, error),
                     ordering_key=ordering_key,
                     dedupe_key=dedupe_key,
-                    headers=packed_headers,
+                    headers=packed_headers
+                    if spans is None or not spans.creates
+                    else _headers(headers, metadata, spans.create(position)),
                     # With a spool every letter has one home: what a try elsewhere came to, its key there alone knows.
                     has_own_id=not event_id and self._config.spool_dir is None,
                 )
@@ -192,11 +199,14 @@ class Capturer:
         open_store: Callable[[], Awaitable[Store]],
         made: Sequence[NewLetter | InvalidEvent | PayloadTooLarge],
         spool: Spool | None = None,
+        spans: CaptureSpans | None = None,
     ) -> list[str]:
         """Put letters into the store, or into the spool while that is away; return their ids, by position.
 
         Raises for one letter its error; for several `PartialCapture` when not all were captured.
         """
+        if spans is not None:
+            spans.sending(made[0])
         errors: dict[int, DeadLetterError] = {}
         ids: dict[int, str] = {}
         sent = [position for position, new in enumerate(made) if isinstance(new, NewLetter)]
@@ -215,6 +225,8 @@ class Capturer:
                 raise result
         errors |= {position: refusal for position, refusal in enumerate(made) if isinstance(refusal, DeadLetterError)}
         if not errors:
+            if spans is not None:
+                spans.sent(ids)
             return list(ids.values())
         if len(made) == 1:
             raise errors[0]
@@ -244,11 +256,16 @@ def _text(name: str, value: object) -> str:
     return text
 
 
-def _headers(headers: Mapping[str, str] | None, metadata: Mapping[str, Any] | None) -> bytes:
-    """Return trace context, metadata and the caller's headers as one JSON object; empty when there are none."""
+def _headers(headers: Mapping[str, str] | None, metadata: Mapping[str, Any] | None, context: Context | None) -> bytes:
+    """Return trace context, metadata and the caller's headers as one JSON object; empty when there are none.
+
+    The trace context is that of `context`, None: of the caller; a trace context in the caller's headers stands alone.
+    """
+    given = dict(metadata or {}) | dict(headers or {})
     merged: dict[str, Any] = {}
-    propagate.inject(merged)
-    merged |= dict(metadata or {}) | dict(headers or {})
+    if not given or not carried(given):
+        propagate.inject(merged, context)
+    merged |= given
     if not merged:
         return b""
     try:

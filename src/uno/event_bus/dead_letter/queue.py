@@ -2,12 +2,14 @@
 
 import builtins
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
 import anyio
+from opentelemetry import context as contexts
+from opentelemetry.trace import TracerProvider
 
 from uno.event_bus.dead_letter.bulk import BulkReport, OnAnswers, Which
 from uno.event_bus.dead_letter.capture import ARGUMENTS, Capturer, check_metadata
@@ -29,6 +31,9 @@ from uno.event_bus.dead_letter.store.store import Store
 from uno.event_bus.dead_letter.surveyor import Surveyor
 from uno.event_bus.dead_letter.telemetry.recorder import NO_RECORDER, Recorder, guarded, together
 from uno.event_bus.dead_letter.telemetry.snapshot import Snapshot
+from uno.event_bus.dead_letter.telemetry.tracing.captures import CaptureSpans
+from uno.event_bus.dead_letter.telemetry.tracing.tracers import OFF, Tracers
+from uno.event_bus.dead_letter.telemetry.tracing.work import WorkSpans
 from uno.event_bus.dead_letter.where import Where
 from uno.event_bus.dead_letter.worker.session import ParkedHook, Report, Session
 from uno.event_bus.dead_letter.worker.vitals import Vitals
@@ -48,6 +53,7 @@ class DeadLetterQueue:
             engine makes connections of its own, and never closes the user's.
         config: Settings; None: the defaults.
         recorder: Hooks for telemetry; None: nothing is recorded.
+        tracer_provider: What makes the spans; None: the global one of OpenTelemetry, nothing while none is set.
 
     Construction does no I/O and needs no event loop; the first call connects. ``async with`` closes the
     connections at the end, `aclose` does so without it. With ``spool_dir`` it also opens while Redis is away: captures
@@ -60,10 +66,12 @@ class DeadLetterQueue:
         config: DeadLetterConfig | None = None,
         *,
         recorder: Recorder | None = None,
+        tracer_provider: TracerProvider | None = None,
     ) -> None:
         self._config = config or DeadLetterConfig()
         self._storage = Storage(redis if redis is not None else self._config.require_redis_url(), self._config)
         self._recorder = guarded(recorder or NO_RECORDER)
+        self._tracers = Tracers(tracer_provider)
         self._policy: RetryPolicy = from_config(self._config)
         self._handlers = Handlers()
         self._parked_hooks: list[ParkedHook] = []
@@ -83,6 +91,11 @@ class DeadLetterQueue:
     def config(self) -> DeadLetterConfig:
         """The settings."""
         return self._config
+
+    @property
+    def tracer_provider(self) -> TracerProvider | None:
+        """What makes the spans; None: the global provider."""
+        return self._tracers.provider
 
     def add_recorder(self, recorder: Recorder) -> None:
         """Tell one more recorder what this process does, from now on; not of workers that run already."""
@@ -170,24 +183,26 @@ class DeadLetterQueue:
         nothing was captured unless the error, `NotReplicated` or one that is not ``certain``, leaves that open.
         """
         check_metadata("add", metadata)
-        made = self._capturer.letters(
-            [event],
-            type=type,
-            reason=reason,
-            error=error,
-            subscription_id=subscription_id,
-            attempt_count=attempt_count,
-            delay=delay,
-            event_ids=[event_id],
-            dedupe_key=dedupe_key,
-            ordering_key=ordering_key,
-            headers=headers,
-            failed_at=failed_at,
-            metadata=metadata,
-        )
-        if isinstance(made[0], Exception):
-            raise made[0]
-        return (await self._capturer.capture(self._store, made, self._storage.spool()))[0]
+        with self._capture_spans(headers, metadata, None) as spans:
+            made = self._capturer.letters(
+                [event],
+                type=type,
+                reason=reason,
+                error=error,
+                subscription_id=subscription_id,
+                attempt_count=attempt_count,
+                delay=delay,
+                event_ids=[event_id],
+                dedupe_key=dedupe_key,
+                ordering_key=ordering_key,
+                headers=headers,
+                failed_at=failed_at,
+                metadata=metadata,
+                spans=spans,
+            )
+            if isinstance(made[0], Exception):
+                raise made[0]
+            return (await self._capturer.capture(self._store, made, self._storage.spool(), spans))[0]
 
     async def add_many(
         self,
@@ -215,21 +230,32 @@ class DeadLetterQueue:
             raise ConfigError(f"event_ids has {len(event_ids)} entries for {len(events)} events: nothing was captured")
         if not events:
             return []
-        made = self._capturer.letters(
-            events,
-            type=type,
-            reason=reason,
-            error=error,
-            subscription_id=subscription_id,
-            attempt_count=attempt_count,
-            delay=delay,
-            event_ids=event_ids,
-            ordering_key=ordering_key,
-            headers=headers,
-            failed_at=failed_at,
-            metadata=metadata,
-        )
-        return await self._capturer.capture(self._store, made, self._storage.spool())
+        with self._capture_spans(headers, metadata, len(events)) as spans:
+            made = self._capturer.letters(
+                events,
+                type=type,
+                reason=reason,
+                error=error,
+                subscription_id=subscription_id,
+                attempt_count=attempt_count,
+                delay=delay,
+                event_ids=event_ids,
+                ordering_key=ordering_key,
+                headers=headers,
+                failed_at=failed_at,
+                metadata=metadata,
+                spans=spans,
+            )
+            return await self._capturer.capture(self._store, made, self._storage.spool(), spans)
+
+    def _capture_spans(
+        self, headers: Mapping[str, str] | None, metadata: Mapping[str, Any], letters: int | None
+    ) -> AbstractContextManager[CaptureSpans | None]:
+        tracer = self._tracers.current()
+        if tracer is None or not self._config.enabled:
+            return OFF
+        given = {**metadata, **(headers or {})}
+        return CaptureSpans(tracer, self._config.queue, given, letters=letters, create_spans=self._config.create_spans)
 
     @asynccontextmanager
     async def capture(self, event: Any, **how: Any) -> AsyncGenerator[None]:
@@ -375,7 +401,7 @@ class DeadLetterQueue:
         ``shutdown_grace`` seconds to finish. A cancellation does the same without the grace time. `ready` is set
         when every shard has answered. `vitals` hears of the worker: what the probes of a process ask.
         """
-        session = await self._session()
+        session = await self._session(parent=contexts.Context())  # it outlives the span that it is started in
         worker = Worker(session)
         if vitals is not None:
             vitals.watch(worker)
@@ -426,9 +452,11 @@ class DeadLetterQueue:
         replay = Replay(session, Where.of(where), batch_size=batch_size, dry_run=dry_run, on_progress=on_progress)
         return await replay.run()
 
-    async def _session(self, config: DeadLetterConfig | None = None) -> Session:
+    async def _session(
+        self, config: DeadLetterConfig | None = None, *, parent: contexts.Context | None = None
+    ) -> Session:
         await self._storage.open_spool()
-        return Session(
+        session = Session(
             await self._store(),
             config or self._config,
             self._handlers,
@@ -436,6 +464,11 @@ class DeadLetterQueue:
             self._recorder,
             self._parked_hooks,
         )
+        tracer = self._tracers.current()
+        if tracer is not None:
+            parent = contexts.get_current() if parent is None else parent
+            session.tracing = WorkSpans(tracer, self._config.queue, session.consumer, parent)
+        return session
 
     # -- operators -----------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from time import monotonic
+from time import monotonic, time_ns
 
 import anyio
 
@@ -15,7 +15,7 @@ from uno.event_bus.dead_letter.store.values import LARGEST_BATCH, Taken
 from uno.event_bus.dead_letter.walk import Walk, position
 from uno.event_bus.dead_letter.where import Where
 from uno.event_bus.dead_letter.worker.crew import Crew, shielded
-from uno.event_bus.dead_letter.worker.holdings import Before, Held
+from uno.event_bus.dead_letter.worker.holdings import Before, Held, note_take
 from uno.event_bus.dead_letter.worker.session import Session
 
 __all__ = ["Replay", "ReplayReport"]
@@ -161,6 +161,7 @@ class Replay:
     async def _take(self, shard: Shard, named: list[str], places: int, scanned: Mapping[str, Letter]) -> Taken:
         held: list[Held] = []
         unheard = False
+        began_ns = time_ns()
 
         async def take() -> Taken:
             nonlocal unheard
@@ -187,6 +188,8 @@ class Replay:
             raise
         finally:
             self._session.holdings.hold(places, held)
+        if held and self._session.tracing is not None:
+            note_take(self._session.tracing, shard, held, began_ns)
         self._crew.dispatch(held)
         return taken
 

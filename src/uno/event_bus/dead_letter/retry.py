@@ -37,6 +37,7 @@ __all__ = [
     "as_policy",
     "from_config",
     "line_of",
+    "most_attempts",
     "policy_for",
     "sound",
 ]
@@ -203,6 +204,16 @@ def policy_for(policy: RetryPolicy, error: BaseException | None) -> RetryPolicy:
     while isinstance(policy, PolicyByException):
         policy = policy.for_error(error)
     return policy
+
+
+def most_attempts(policy: RetryPolicy) -> int | None:
+    """Return how many attempts a policy allows from a redrive on; None when it has no bound, or does not tell."""
+    policy = policy_for(policy, None)
+    if isinstance(policy, DelayList):
+        return max(1, len(policy.delays))
+    if isinstance(policy, ExponentialBackoff | FixedDelay) and policy.max_retries is not None:
+        return max(1, policy.max_retries)
+    return None
 
 
 def line_of(error: BaseException) -> str:

@@ -11,8 +11,10 @@ from uno.event_bus.dead_letter.failure import describe
 from uno.event_bus.dead_letter.handlers import Handler, HandlerTimeout, InThread
 from uno.event_bus.dead_letter.history import MESSAGE_BYTES, Attempt, History
 from uno.event_bus.dead_letter.letter import WIRE_VERSION, DeadLetterReason, Letter, Verb
+from uno.event_bus.dead_letter.retry import most_attempts
 from uno.event_bus.dead_letter.store.values import Outcome
 from uno.event_bus.dead_letter.telemetry.log_fields import about
+from uno.event_bus.dead_letter.telemetry.tracing.work import AttemptSpan
 from uno.event_bus.dead_letter.worker.cancellation import by_worker, take_back
 from uno.event_bus.dead_letter.worker.holdings import Held
 from uno.event_bus.dead_letter.worker.lines import Lines
@@ -148,36 +150,60 @@ class Attempts:
     async def _run_handler(self, held: Held, handler: Handler, thread: InThread | None = None) -> Outcome | None:
         letter = held.letter
         about(letter)
+        span = None if self._session.tracing is None else self._begin_span(held, handler)
         started = monotonic()
         if self._session.records:
             self._tell_started(held, started)
         error: BaseException | None = None
         decoding = True
         try:
-            event = handler.decode(letter)
-            decoding = False
-            if handler.is_plain:
-                await handler.fn(event)
-            else:
-                await handler.run(event, letter, thread)
-        except KeyboardInterrupt:
-            raise
-        except asyncio.CancelledError as cancelled:
-            if by_worker():
-                raise  # who did that says what becomes of the letter
-            error = cancelled  # the handler's own doing: a failure like any other
-        except BaseException as raised:
-            error = raised
-        take_back()
-        duration_s = monotonic() - started
+            try:
+                event = handler.decode(letter)
+                decoding = False
+                if handler.is_plain:
+                    await handler.fn(event)
+                else:
+                    await handler.run(event, letter, thread)
+            except KeyboardInterrupt:
+                raise
+            except asyncio.CancelledError as cancelled:
+                if by_worker():
+                    raise  # who did that says what becomes of the letter
+                error = cancelled  # the handler's own doing: a failure like any other
+            except BaseException as raised:
+                error = raised
+            take_back()
+            return self._concluded(held, handler, error, decoding, monotonic() - started, span)
+        finally:
+            if span is not None:
+                span.end(lost=held.lease.lost)
+
+    def _begin_span(self, held: Held, handler: Handler) -> AttemptSpan | None:
+        assert self._session.tracing is not None
+        most = most_attempts(handler.policy or self._session.policy)
+        return self._session.tracing.attempt(held.letter, held.shard.index, held.trace, most)
+
+    def _concluded(
+        self,
+        held: Held,
+        handler: Handler,
+        error: BaseException | None,
+        decoding: bool,
+        duration_s: float,
+        span: AttemptSpan | None,
+    ) -> Outcome | None:
+        """Decide after the handler's end; the attempt's span is current still, for whatever records the attempt."""
+        letter = held.letter
         if held.lease.lost:
             self._session.holdings.drop(held)
             return None
+        if span is not None:
+            span.conclude()
         decision = RESOLVED if error is None else self._decide(letter, handler, error, decoding)
         if self._session.records:
             cause = "" if error is None else _cause(error, decision, decoding)
             self._session.recorder.attempted(self._session.config.queue, letter, duration_s, cause)
-        return self._outcome(held, decision, error, duration_s)
+        return self._outcome(held, decision, error, duration_s, span)
 
     def _tell_started(self, held: Held, now_s: float) -> None:
         lag_s = None
@@ -197,13 +223,25 @@ class Attempts:
             decoding=decoding,
         )
 
-    def _outcome(self, held: Held, decision: Decision, error: BaseException | None, duration_s: float) -> Outcome:
+    def _outcome(
+        self,
+        held: Held,
+        decision: Decision,
+        error: BaseException | None,
+        duration_s: float,
+        span: AttemptSpan | None,
+    ) -> Outcome:
         letter, verb = held.letter, decision.verb
         fingerprint = letter.fingerprint
         if verb in (Verb.RESOLVE, Verb.DISCARD):
             return Outcome(letter.id, held.lease.token, verb, reason=decision.why, fingerprint=fingerprint)
         failure = describe(error, event_type=letter.type)
         attempt = self._now_attempt(duration_s, failure.error_type, failure.message or decision.why)
+        history = _with_attempt(letter, attempt)
+        if span is not None:
+            span.keep_in(history, letter.attempt)
+            if decision.reason:  # else the handler has asked for another try, and nothing failed
+                span.failed(*failure, decision.reason)
         return Outcome(
             letter.id,
             held.lease.token,
@@ -211,7 +249,7 @@ class Attempts:
             int(decision.delay_s * 1000),
             decision.failed,
             decision.reason,
-            _with_attempt(letter, attempt).pack(),
+            history.pack(),
             fingerprint,
         )
 

@@ -12,11 +12,12 @@ import anyio
 from uno.event_bus.dead_letter.letter import Lease, Letter, Verb
 from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.store.values import Outcome
+from uno.event_bus.dead_letter.telemetry.tracing.work import LetterTrace, WorkSpans
 
 if TYPE_CHECKING:
     from uno.event_bus.dead_letter.worker.slots import Slot
 
-__all__ = ["Before", "Held", "Holdings"]
+__all__ = ["Before", "Held", "Holdings", "note_take"]
 
 RATE_WINDOW_S = 0.02
 AHEAD_S = 0.1
@@ -57,6 +58,16 @@ class Held:
     """The shard's time less this process's monotonic clock, s, as of its `take`; None: it was not taken because due."""
     before: Before | None = None
     """None: a letter that has to go back is due again after what its release says."""
+    trace: LetterTrace | None = None
+    """What its spans need of each other; None while nobody traces."""
+
+
+def note_take(tracing: WorkSpans, shard: Shard, letters: list[Held], began_ns: int) -> None:
+    """Have a take that gave letters traced; it began at `began_ns`, Unix time."""
+    address = shard.route.primary.target.address
+    traces = tracing.received([held.letter for held in letters], began_ns, shard.index, address)
+    for held, trace in zip(letters, traces or (), strict=False):
+        held.trace = trace
 
 
 class Holdings:

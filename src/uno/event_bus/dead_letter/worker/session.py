@@ -23,6 +23,7 @@ from uno.event_bus.dead_letter.store.values import LARGEST_BATCH
 from uno.event_bus.dead_letter.telemetry.log_fields import bind, fields_of
 from uno.event_bus.dead_letter.telemetry.ration import Ration
 from uno.event_bus.dead_letter.telemetry.recorder import NO_RECORDER, Recorder
+from uno.event_bus.dead_letter.telemetry.tracing.work import WorkSpans
 from uno.event_bus.dead_letter.worker.cancellation import by_worker, take_back
 from uno.event_bus.dead_letter.worker.holdings import Holdings
 from uno.event_bus.dead_letter.worker.outages import Outages
@@ -94,6 +95,8 @@ class Session:
     """The queue's policy, which may be set while this runs."""
     recorder: Recorder
     parked_hooks: Sequence[ParkedHook]
+    tracing: WorkSpans | None = None
+    """None: nobody traces."""
     consumer: str = field(default_factory=consumer_name)
     clock: Clock = field(default_factory=Clock)
     report: Report = field(default_factory=Report)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from time import time_ns
 
 import anyio
 
@@ -64,6 +65,8 @@ class Settler:
 
     async def _settle(self, batch: list[tuple[Held, Outcome]], unsure: bool = False) -> None:
         """Settle until it is done, or the leases are over; `unsure` says that a call without an answer may have."""
+        began_ns = time_ns() if self._session.tracing is not None else 0
+        told = False
         while batch:
             try:
                 verdicts = await self._shard.settle(self._session.consumer, [outcome for _, outcome in batch])
@@ -71,16 +74,30 @@ class Settler:
                 unsure = unsure or (isinstance(error, StoreUnavailable) and not error.certain)
                 self._trouble.failed(f"{len(batch)} outcomes wait to be settled", error)
                 self._session.recorder.store_failed(self._session.config.queue)
+                if began_ns and not told:  # at once, and once: an outage has many tries
+                    self._trace(batch, began_ns, error)
+                    told = True
                 await anyio.sleep(PAUSE_S)
                 batch = self._still_held(batch, unsure)
             except Exception as error:
+                if began_ns:
+                    self._trace(batch, began_ns, error)
                 await self._settle_apart(batch, error, unsure)
                 return
             else:
                 self._trouble.over()
+                if began_ns:
+                    self._trace(batch, began_ns)
                 self._note(batch, verdicts, unsure)
                 return
         self._trouble.over()  # nothing is left that waits
+
+    def _trace(self, batch: list[tuple[Held, Outcome]], began_ns: int, error: Exception | None = None) -> None:
+        """Make the spans of a batch that was settled, or that could not be."""
+        if self._session.tracing is not None:
+            outcomes = [(Verb.RELEASE if held.put_back else outcome.verb, held.trace) for held, outcome in batch]
+            address = self._shard.route.primary.target.address
+            self._session.tracing.settled(outcomes, began_ns, self._shard.index, address, error)
 
     async def _settle_apart(self, batch: list[tuple[Held, Outcome]], error: Exception, unsure: bool) -> None:
         """Settle one by one what was refused for good together; give up what is refused alone.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from math import inf
-from time import monotonic
+from time import monotonic, time_ns
 
 import anyio
 
@@ -10,7 +10,7 @@ from uno.event_bus.dead_letter.errors import DeadLetterError, StoreUnavailable
 from uno.event_bus.dead_letter.store.meaning import Meaning, classify
 from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.store.values import LARGEST_BATCH, Taken
-from uno.event_bus.dead_letter.worker.holdings import Held
+from uno.event_bus.dead_letter.worker.holdings import Held, note_take
 from uno.event_bus.dead_letter.worker.session import Session
 
 __all__ = ["Taker"]
@@ -120,6 +120,8 @@ class Taker:
             self._due_at = inf  # before it is sent: what is scheduled from here on, it may not have seen
         if self.unanswered_since is None:
             self.unanswered_since = monotonic()
+        tracing = self._session.tracing
+        began_ns = time_ns() if tracing is not None else 0
         try:
             taken = await self.shard.take(self._session.consumer, 0 if alone else places, alone=alone)
             ahead_s = taken.now_ms / 1000 - monotonic()
@@ -144,6 +146,8 @@ class Taker:
         if taken.remade:
             self.group_was_missing.set()
         if letters:
+            if tracing is not None:
+                note_take(tracing, self.shard, letters, began_ns)
             self._dispatch(letters)
         return taken
 
