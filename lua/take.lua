@@ -17,7 +17,7 @@
 -- GIVES token; now ms; mark; more 0|1; next due ms or empty; oldest suspect's due ms or empty;
 --       remade 0|1: the group was missing; suspect 0|1: the one letter must run alone;
 --       new letters {id, values}; retried letters {id, values, counters, history, due ms, empty for those named};
---       values are those of the wire format's fields in their order, nil for those that the entry lacks
+--       lead ms: by how much the shard's time is ahead of the server's; values are those of the wire format's fields in their order, nil for those that the entry lacks
 -- FAILS UPGRADE, LAYOUT
 -- COST  O(count log n + 500): n letters in the shard; bodies of at most 5 MiB and eleven entries more
 -- Fair: a quarter of the places is kept for new letters while there are any; unused places go to the other kind.
@@ -140,5 +140,5 @@ local suspect_due = redis.call('ZRANGE', suspects, 0, 0, 'WITHSCORES')[2] or ''
 local more = more_due or not walk.drained
 return {
   token, int(shard_ms), walk.last, more and 1 or 0, next_due, suspect_due, remade and 1 or 0, suspect and 1 or 0,
-  deliver(walk.ready, leased), retried,
+  deliver(walk.ready, leased), retried, lead_ms,
 }

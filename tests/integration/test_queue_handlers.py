@@ -1,6 +1,7 @@
 """Handlers: which one gets a letter, what it gets, and what becomes of the letter afterwards."""
 
 import asyncio
+import time
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -278,6 +279,18 @@ async def test_retry_for_ends_retries(queues: Queues) -> None:
     queue.add_handler(_raiser(ValueError()))
     await queue.add({}, delay=0)
     assert (await queue.process()).parked == 1
+
+
+async def test_retry_for_counts_the_servers_time_also_where_the_shards_is_ahead(queues: Queues) -> None:
+    """After a server's clock was set back by an hour, a letter of now is not an hour old."""
+    queue = queues(retry_for=60, retry_delay=1, shards=1)
+    queue.add_handler(_raiser(ValueError()))
+    now_us = int(time.time() * 1e6)
+    meta = {"clock": now_us + 3_600_000_000, "lead": 3_600_000_000}
+    queues.place.client.hset((await queue._store()).shards[0].key("meta"), mapping=meta)
+    await queue.add({}, delay=0)
+    report = await queue.process()
+    assert (report.retried, report.parked) == (1, 0)
 
 
 @pytest.mark.parametrize(

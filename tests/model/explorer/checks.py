@@ -273,7 +273,7 @@ def _take(world: "World", call: "Call") -> Permit:
     permit = Permit(leased_by=consumer[0])
     if call.died:
         return permit
-    token, now_ms, mark, more, next_due, _, _, suspect, new, retried = call.reply
+    token, now_ms, mark, more, next_due, _, _, suspect, new, retried, _ = call.reply
     require(int(now_ms) == call.shard_ms, "clock", f"take says {now_ms}")
     require(text(mark) == call.after.meta.get("mark"), "mark", f"take says {mark!r}")
     given = [text(row[0]) for row in [*new, *retried]]

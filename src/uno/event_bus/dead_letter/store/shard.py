@@ -207,7 +207,7 @@ class Shard:
         asked_at = monotonic()
         args: list[Word] = [consumer, count, int(alone), self._highest_token, *map(self.stream_id, ids)]
         reply = await self.call("take", args, repeat=False, lane="work")
-        token, now_ms, mark, more, next_due, suspect_due, remade, suspect, new, retried = reply
+        token, now_ms, mark, more, next_due, suspect_due, remade, suspect, new, retried, lead_ms = reply
         drawn = int(token)
         self._highest_token = max(self._highest_token, drawn)
         expires_at = asked_at + self.layout.lease_ms / 1000
@@ -241,6 +241,7 @@ class Shard:
             optional_ms(suspect_due),
             bool(remade),
             bool(suspect),
+            lead_ms,
         )
 
     async def settle(self, consumer: str, outcomes: Sequence[Outcome]) -> list[Verdict]:

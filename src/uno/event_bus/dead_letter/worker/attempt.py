@@ -199,7 +199,7 @@ class Attempts:
             return None
         if span is not None:
             span.conclude()
-        decision = RESOLVED if error is None else self._decide(letter, handler, error, decoding)
+        decision = RESOLVED if error is None else self._decide(held, handler, error, decoding)
         if self._session.records:
             cause = "" if error is None else _cause(error, decision, decoding)
             self._session.recorder.attempted(self._session.config.queue, letter, duration_s, cause)
@@ -211,12 +211,12 @@ class Attempts:
             lag_s = max(0.0, now_s + held.shard_ahead_s - held.letter.due_ms / 1000)
         self._session.recorder.started(self._session.config.queue, held.letter, lag_s)
 
-    def _decide(self, letter: Letter, handler: Handler, error: BaseException, decoding: bool) -> Decision:
+    def _decide(self, held: Held, handler: Handler, error: BaseException, decoding: bool) -> Decision:
         return decide(
             error,
-            counters=letter.counters,
-            captured_at_ms=letter.captured_at_ms,
-            now_ms=self._session.clock.now_ms(),
+            counters=held.letter.counters,
+            captured_at_ms=held.letter.captured_at_ms,
+            now_ms=self._session.clock.now_ms() - self._session.leads_ms.get(held.shard.index, 0),
             policy=handler.policy or self._session.policy,
             retry_for=self._session.config.retry_for,
             timed_out=isinstance(error, HandlerTimeout),

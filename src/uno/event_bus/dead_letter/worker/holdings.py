@@ -12,6 +12,7 @@ import anyio
 from uno.event_bus.dead_letter.letter import Lease, Letter, Verb
 from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.store.values import Outcome
+from uno.event_bus.dead_letter.telemetry.tracing.tracers import harmless
 from uno.event_bus.dead_letter.telemetry.tracing.work import LetterTrace, WorkSpans
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Held:
     """What its spans need of each other; None while nobody traces."""
 
 
+@harmless
 def note_take(tracing: WorkSpans, shard: Shard, letters: list[Held], began_ns: int) -> None:
     """Have a take that gave letters traced; it began at `began_ns`, Unix time."""
     address = shard.route.primary.target.address

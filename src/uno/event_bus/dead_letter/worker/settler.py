@@ -12,6 +12,7 @@ from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.store.values import LARGEST_BATCH, Outcome, Verdict
 from uno.event_bus.dead_letter.telemetry.log_fields import fields_of
 from uno.event_bus.dead_letter.telemetry.recorder import Settled
+from uno.event_bus.dead_letter.telemetry.tracing.tracers import harmless
 from uno.event_bus.dead_letter.worker.holdings import Held
 from uno.event_bus.dead_letter.worker.session import Session
 
@@ -92,6 +93,7 @@ class Settler:
                 return
         self._trouble.over()  # nothing is left that waits
 
+    @harmless
     def _trace(self, batch: list[tuple[Held, Outcome]], began_ns: int, error: Exception | None = None) -> None:
         """Make the spans of a batch that was settled, or that could not be."""
         if self._session.tracing is not None:

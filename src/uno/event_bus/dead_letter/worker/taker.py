@@ -138,6 +138,7 @@ class Taker:
             self._session.holdings.hold(places, letters)
         self._trouble.over()
         self._session.clock.heard(taken.now_ms)
+        self._session.leads_ms[self.shard.index] = taken.lead_ms
         self.replied_at, self.unanswered_since = monotonic(), None
         self.suspect_due_ms = taken.suspect_due_ms
         if not alone:
