@@ -16,7 +16,7 @@ from tests.support.clusters import Cluster
 from tests.support.pages import Page
 from tests.support.servers import Server
 from tests.support.waiting import eventually, running
-from uno.event_bus.dead_letter import DeadLetterQueue, Discard
+from uno.event_bus.dead_letter import DeadLetterQueue, Discard, PartialCapture
 from uno.event_bus.dead_letter.surveyor import Surveyor
 from uno.event_bus.dead_letter.telemetry import names
 from uno.event_bus.dead_letter.telemetry.names import OTHER, TABLE
@@ -302,3 +302,25 @@ async def test_pairs_beyond_the_bound_are_counted_together(queues: Queues, monke
     page = await page_of(exposed)
     expected = {"t0": 1, "t1": 1, "t2": 1, OTHER: 3}
     assert page.by(names.CAPTURES, "type") == page.by(names.OUTCOMES, "type") == expected
+
+
+async def test_words_of_people_are_no_labels(queues: Queues) -> None:
+    """A parked letter that a replay puts back is released there: why an operator parked it is not told."""
+    queue = queues()
+    exposed = exposing(queue)
+    id = await queue.add(1, type="a", delay=60)
+    await queue.park(id, "ask Ann, 0171 5551234")
+    await queue.replay_events(where={"state": "parked"})
+    page = await page_of(exposed)
+    assert page.by(names.OUTCOMES, "outcome") == {"release": 1} and page.by(names.OUTCOMES, "reason") == {"": 1}
+    assert b"Ann" not in page.bytes
+    assert (await queue.get(id)).counters.reason == "ask Ann, 0171 5551234"
+
+
+async def test_what_was_not_captured_is_not_counted(queues: Queues) -> None:
+    """A queue that is full."""
+    queue = queues(shards=1, max_queue_size=2)
+    exposed = exposing(queue)
+    with pytest.raises(PartialCapture):
+        await queue.add_many(range(5), delay=60)
+    assert (await page_of(exposed)).value(names.CAPTURES) == 2
