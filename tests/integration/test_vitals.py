@@ -128,7 +128,7 @@ async def test_a_shard_that_does_not_answer_makes_the_worker_unready_until_it_do
 ) -> None:
     """Not PING alone: the server answers that, and nothing that the engine asks for."""
     monkeypatch.setattr("uno.event_bus.dead_letter.worker.vitals.SILENT_AFTER_S", 0.1)
-    async with watched(queues(shards=1, operation_timeout=0.3, lease_seconds=1)) as (vitals, _):
+    async with watched(queues(shards=1, operation_timeout=0.3)) as (vitals, _):
         await ready(vitals)
         server.client.execute_command("CLIENT", "PAUSE", 30_000, "WRITE")
         with anyio.fail_after(SOON_S):

@@ -21,12 +21,14 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
 
-def get(url: str, path: str, method: str = "GET", headers: Mapping[str, str] | None = None) -> Answer:
+def get(
+    url: str, path: str, method: str = "GET", headers: Mapping[str, str] | None = None, body: bytes | None = None
+) -> Answer:
     """Ask for a page; blocks."""
     parts = urlsplit(url)
     connection = HTTPConnection(parts.hostname or "", parts.port, timeout=10)
     try:
-        connection.request(method, path, headers=dict(headers or {}))
+        connection.request(method, path, body, headers=dict(headers or {}))
         answer = connection.getresponse()
         return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
     finally:

@@ -6,6 +6,7 @@ import logging
 import socket
 import threading
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -72,6 +73,13 @@ async def test_other_paths_are_404_and_other_methods_405() -> None:
         for method in ("POST", "HEAD", "OPTIONS", "DELETE"):
             answer = await ask(served, "/metrics", method)
             assert answer.status == 405 and answer.headers["allow"] == "GET"
+
+
+async def test_a_client_with_much_to_say_hears_the_answer_all_the_same() -> None:
+    """A server that hung up at once would break its pipe."""
+    async with exposition() as served:
+        answer = await anyio.to_thread.run_sync(partial(get, served.url, "/metrics", "POST", body=bytes(8_000_000)))
+        assert answer.status == 405
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,6 @@ class Exposition:
 
 
 def _page(condition: Condition) -> Page:
-    told = {"ok": condition.ok} | ({} if condition.ok else {"why": condition.why}) | dict(condition.facts)
+    verdict = {"ok": True} if condition.ok else {"ok": False, "why": condition.why}
     status = HTTPStatus.OK if condition.ok else HTTPStatus.SERVICE_UNAVAILABLE
-    return Page(msgspec.json.encode(told) + b"\n", "application/json", status)
+    return Page(msgspec.json.encode({**verdict, **condition.facts}) + b"\n", "application/json", status)
