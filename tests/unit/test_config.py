@@ -173,6 +173,7 @@ def test_every_variable_sets_its_field() -> None:
         "DLQ_OPERATION_TIMEOUT": "2",
         "DLQ_SPOOL_DIR": "/var/lib/uno/spool",
         "DLQ_SPOOL_MAX_BYTES": "65536",
+        "DLQ_CREATE_SPANS": "off",
     }
     assert set(texts) == set(VARIABLES.values())
     assert DeadLetterConfig.from_env(texts) == DeadLetterConfig(
@@ -203,6 +204,7 @@ def test_every_variable_sets_its_field() -> None:
         read_from="replica",
         spool_dir="/var/lib/uno/spool",
         spool_max_bytes=65_536,
+        create_spans=False,
     )
 
 

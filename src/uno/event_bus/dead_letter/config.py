@@ -201,12 +201,6 @@ class DeadLetterConfig:
     Whatever changes letters, and `verify`, asks the primaries in any case.
     """
 
-    create_spans: bool = _setting(True, Flag())
-    """With tracing on, `add_many` makes a span ``create`` for each letter: its place in a trace of its own.
-
-    False: all letters of a call share the context of its one span, ``send``; cheaper by a span a letter.
-    """
-
     spool_dir: str | None = _setting(
         None, Text(r"/[^\x00-\x1f]*", "an absolute path of a directory, for example /var/lib/uno/spool", optional=True)
     )
@@ -222,6 +216,12 @@ class DeadLetterConfig:
 
     Processes that write at the same moment may pass it by one capture each. Small: a short outage fills it. Large: a
     long one's letters take as long to be sent (some 8,000 a second) before later ones are.
+    """
+
+    create_spans: bool = _setting(True, Flag())
+    """With tracing on, `add_many` makes a span ``create`` for each letter: its place in a trace of its own.
+
+    False: all letters of a call share the context of its one span, ``send``; cheaper by a span a letter.
     """
 
     def __post_init__(self) -> None:
