@@ -186,6 +186,7 @@ def test_every_variable_sets_its_field() -> None:
         "DLQ_METRICS_HOST": "::1",
         "DLQ_LOG_FORMAT": "JSON",
         "DLQ_LOG_LEVEL": "Debug",
+        "DLQ_CREATE_SPANS": "off",
     }
     assert set(texts) == set(VARIABLES.values())
     assert DeadLetterConfig.from_env(texts) == DeadLetterConfig(
@@ -220,6 +221,7 @@ def test_every_variable_sets_its_field() -> None:
         metrics_host="::1",
         log_format="json",
         log_level="debug",
+        create_spans=False,
     )
 
 

@@ -202,12 +202,6 @@ class DeadLetterConfig:
     Whatever changes letters, and `verify`, asks the primaries in any case.
     """
 
-    create_spans: bool = _setting(True, Flag())
-    """With tracing on, `add_many` makes a span ``create`` for each letter: its place in a trace of its own.
-
-    False: all letters of a call share the context of its one span, ``send``; cheaper by a span a letter.
-    """
-
     spool_dir: str | None = _setting(
         None, Text(r"/[^\x00-\x1f]*", "an absolute path of a directory, for example /var/lib/uno/spool", optional=True)
     )
@@ -250,6 +244,12 @@ class DeadLetterConfig:
         "info", Choice("debug", "info", "warning", "error")
     )
     """Least important lines that a worker logs. ``debug`` is for the engine alone: other loggers stay at ``info``."""
+
+    create_spans: bool = _setting(True, Flag())
+    """With tracing on, `add_many` makes a span ``create`` for each letter: its place in a trace of its own.
+
+    False: all letters of a call share the context of its one span, ``send``; cheaper by a span a letter.
+    """
 
     def __post_init__(self) -> None:
         for name, rule in _RULES.items():

@@ -50,6 +50,8 @@ class CaptureSpans:
         self._created: dict[int, Span] = {}
         """Position → its span."""
         self._sent: Span | None = None
+        self._facts: dict[str, str] = {}
+        """What is known of it only after its start; set at once, at its end."""
 
     @harmless
     def _start(self) -> None:
@@ -90,14 +92,14 @@ class CaptureSpans:
         """Note that the letters are made, and go out now; the first of them tells why."""
         if self.creates:
             self._send(SpanKind.CLIENT, [span.get_span_context() for span in self._created.values()])
-        if self._sent is not None and isinstance(letter, NewLetter):
-            self._sent.set_attributes({semconv.REASON: letter.reason, semconv.FINGERPRINT: letter.fingerprint})
+        if isinstance(letter, NewLetter):
+            self._facts = {semconv.REASON: letter.reason, semconv.FINGERPRINT: letter.fingerprint}
 
     @harmless
     def sent(self, ids: Mapping[int, str]) -> None:
         """Note what the letters were captured as, by position."""
-        if self._letters is None and self._sent is not None:
-            self._sent.set_attribute(semconv.MESSAGE, ids[0])
+        if self._letters is None:
+            self._facts[semconv.MESSAGE] = ids[0]
         for position, span in self._created.items():
             if position in ids:
                 span.set_attribute(semconv.MESSAGE, ids[position])
@@ -120,6 +122,8 @@ class CaptureSpans:
                 fail(span, errors[position])
             span.end()
         if self._sent is not None:
+            if self._facts:
+                self._sent.set_attributes(self._facts)
             if error is not None:
                 fail(self._sent, error)
             self._sent.end()
