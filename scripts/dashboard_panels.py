@@ -149,9 +149,9 @@ WORKERS = (
     ),
     Panel(
         "timeseries", "Handlers", 10, "short",
-        "Letters in the hands of a worker, beside the handlers that may run at a time (DLQ_CONCURRENCY). At the limit while letters are overdue: more workers, or more concurrency. Threads left: plain functions that ran past their timeout and cannot be stopped.",
+        "Handlers that run, beside those that may run at a time (DLQ_CONCURRENCY). At the limit while letters are overdue: more workers, or more concurrency. Threads left: plain functions that ran past their timeout and cannot be stopped.",
         (
-            Query(f"sum by (queue) (dlq_handlers_running{{{QUEUE}}})", "{{queue}}: in hand"),
+            Query(f"sum by (queue) (dlq_handlers_running{{{QUEUE}}})", "{{queue}}: running"),
             Query(f"sum by (queue) (dlq_handlers_limit{{{QUEUE}}})", "{{queue}}: limit"),
             Query(f"sum by (queue) (dlq_threads_left{{{QUEUE}}})", "{{queue}}: threads left"),
         ),
@@ -210,7 +210,7 @@ ERRORS = (
     ),
     Panel(
         "timeseries", "New fingerprints", 8, "short",
-        "Errors that were captured for the first time, a quarter of an hour. Just after a deployment: look there.",
+        "Errors that no open letter had when they came, within a quarter of an hour. Just after a deployment: look there.",
         (Query(f"max by (queue) (increase(dlq_new_error_groups_total{{{QUEUE}}}[15m]))", "{{queue}}"),),
     ),
     Panel(

@@ -85,7 +85,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         until(lambda: prometheus.value("count(dlq_captured_total == 0)") == 2, what="two workers are scraped")
         scene.do(_load)
         until(lambda: scene.do(_is_done), what="all letters have come to their end")
-        until(lambda: prometheus.value("max(dlq_resolved_total)") == ENDS["resolve"], what="the end is scraped")
+        until(lambda: prometheus.value("min(dlq_resolved_total)") == ENDS["resolve"], what="both have told the end")
         until(lambda: prometheus.value("sum(dlq_retry_count_total)") == RUNS.total(), what="and all attempts")
         yield scene
 
