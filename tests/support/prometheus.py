@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from tests.support.promtool import RULES, program, read_yaml
 from uno.event_bus.dead_letter.store.local_node import free_port
 
-__all__ = ["Prometheus", "Sample", "get", "until"]
+__all__ = ["Prometheus", "Sample", "comes_to", "get", "until"]
 
 INTERVAL = "500ms"
 """Between two scrapes of a target, and two evaluations of the rules."""
@@ -25,6 +25,8 @@ FOR = "3s"
 
 WITHIN_S = 30.0
 """A bound for what takes a few intervals."""
+
+SCRAPES_S = 5.0
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy stands before the loopback
 
@@ -43,6 +45,14 @@ def until[T](check: Callable[[], T], *, within_s: float = WITHIN_S, what: str) -
         assert time.monotonic() < deadline, f"{what}: not within {within_s} s, last {answer!r}"
         time.sleep(0.05)
     return answer
+
+
+def comes_to(ask: Callable[[], object], expected: object) -> None:
+    """Assert that the answer is this, at the latest after a few scrapes: one may have been late on a busy machine."""
+    deadline = time.monotonic() + SCRAPES_S
+    while (answer := ask()) != expected and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert answer == expected
 
 
 def get(url: str, **headers: str) -> str:
