@@ -156,23 +156,36 @@ def _options(panel: Panel) -> dict[str, Any]:
                 "tooltip": {"mode": "multi", "sort": "desc"},
             }
         case "piechart":
+            legend = {"displayMode": "table", "placement": "right", "values": ["value"]}
             return {
                 "reduceOptions": last,
+                "orientation": "auto",
                 "pieType": "pie",
                 "displayLabels": ["percent"],
-                "legend": {"displayMode": "table", "placement": "right", "showLegend": True, "values": ["value"]},
+                "legend": {**legend, "calcs": [], "showLegend": True},
                 "tooltip": {"mode": "single", "sort": "none"},
             }
         case "gauge":
-            return {"reduceOptions": last, "showThresholdLabels": False, "showThresholdMarkers": True}
+            return {
+                "reduceOptions": last,
+                "orientation": "auto",
+                "sizing": "auto",
+                "minVizWidth": 75,
+                "minVizHeight": 75,
+                "showThresholdLabels": False,
+                "showThresholdMarkers": True,
+            }
         case "stat":
             return {
                 "reduceOptions": last,
+                "orientation": "auto",
                 "colorMode": "value",
                 "graphMode": "none",
                 "justifyMode": "auto",
-                "orientation": "auto",
                 "textMode": "value_and_name",
+                "wideLayout": True,
+                "showPercentChange": False,
+                "percentChangeColorMode": "standard",
             }
         case unknown:
             raise ValueError(f"no options for a panel of type {unknown}")
