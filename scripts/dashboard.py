@@ -148,21 +148,21 @@ def _field(panel: Panel) -> dict[str, Any]:
 
 def _options(panel: Panel) -> dict[str, Any]:
     last = {"calcs": ["lastNotNull"], "fields": "", "values": False}
+    legend: dict[str, Any] = {"displayMode": "table", "showLegend": True}
     match panel.kind:
         case "timeseries":
-            legend = {"displayMode": "table", "placement": "right" if panel.width > 10 else "bottom"}
+            place = "right" if panel.width > 10 else "bottom"
             return {
-                "legend": {**legend, "calcs": ["lastNotNull", "max"], "showLegend": True},
+                "legend": {**legend, "placement": place, "calcs": ["lastNotNull", "max"]},
                 "tooltip": {"mode": "multi", "sort": "desc"},
             }
         case "piechart":
-            legend = {"displayMode": "table", "placement": "right", "values": ["value"]}
             return {
                 "reduceOptions": last,
                 "orientation": "auto",
                 "pieType": "pie",
                 "displayLabels": ["percent"],
-                "legend": {**legend, "calcs": [], "showLegend": True},
+                "legend": {**legend, "placement": "right", "calcs": [], "values": ["value"]},
                 "tooltip": {"mode": "single", "sort": "none"},
             }
         case "gauge":
