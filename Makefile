@@ -19,7 +19,7 @@ define step
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench cluster test-servers faults fix lock build clean \
+.PHONY: help demo test check bench cluster test-servers faults prometheus fix lock build clean \
 	check-format check-lint check-types check-second check-layers
 
 help: ## List every target
@@ -64,6 +64,9 @@ test-servers: .venv/.ready .venv-servers/.ready ## Run scripts, model, integrati
 
 faults: .venv/.ready ## Run every fault and every broken engine, about 17 min; ARGS='--rows F1,F6 --seed 7' some of them
 	@$(PYTHON) -m tests.faults $(ARGS)
+
+prometheus: .venv/.ready ## Have a real Prometheus scrape two workers: metrics, alerts, dashboard, traces; needs Debian's package
+	@$(PYTHON) -m pytest -q tests/prometheus/test_live.py $(ARGS)
 
 lock: ## Resolve the dependencies anew (needs uv); ARGS=--upgrade takes the newest
 	@$(COMPILE) pyproject.toml --all-extras --group dev --output-file requirements.lock
