@@ -69,6 +69,15 @@ def told(run: Run) -> int:
     return stats.totals["lost_externally"] if stats else 0
 
 
+def books_are_even(run: Run) -> bool:
+    """Whether each entry of the streams is counted as captured."""
+    stats = run.stats()
+    if stats is None:
+        return False
+    ended = sum(stats.totals[name] for name in ("resolved", "discarded", "expired", "lost_externally"))
+    return stats.totals["captured"] == ended + stats.open
+
+
 @row("F22", "entries of strangers, broken ones too; leased entries are deleted", "standalone")
 def foreign(run: Run) -> None:
     """Strangers' letters without a payload are parked; what was deleted is counted, and is all that is lost."""
@@ -83,6 +92,9 @@ def foreign(run: Run) -> None:
                 fields = {b"v": b"1", b"payload": run.chance.randbytes(20), b"content_type": b"application/json"}
             theirs.add(client.xadd(run.key(run.chance.choice(run.shards), "letters"), fields))
             run.journal.write("foreign")
+        # One that passes for the engine's own is counted with the next balance: a letter deleted before that would
+        # make up for it, and neither be told.
+        run.wait(lambda: books_are_even(run), 20, "the strangers' entries are counted")
         deletions = 0
         for shard in run.shards:
             leased = [
