@@ -1,9 +1,9 @@
 """Handlers: which one gets a letter, what it gets, and what becomes of the letter afterwards."""
 
 import asyncio
-import time
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
