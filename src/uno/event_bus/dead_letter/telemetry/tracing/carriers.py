@@ -53,6 +53,8 @@ class _Texts(Getter[Mapping[str, Any]]):
 
 _TEXTS: Final = _Texts()
 
+_CONVERSATIONS: Final = frozenset(semconv.CONVERSATION_HEADERS)
+
 _TRACEPARENT: Final = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 
@@ -105,6 +107,8 @@ def creation_in(headers: Mapping[str, Any], base: Context) -> Creation:
 
 def conversation_of(headers: Mapping[str, Any]) -> str:
     """Return the correlation id in the headers; empty when there is none."""
+    if _CONVERSATIONS.isdisjoint(headers):
+        return ""
     for name in semconv.CONVERSATION_HEADERS:
         value = headers.get(name)
         if value is not None and value != "":

@@ -46,7 +46,8 @@ class LetterTrace:
     def __init__(self, context: Context, creation: SpanContext | None) -> None:
         self.context = context
         """In which it is processed."""
-        self.creation = creation
+        self.creation = None if creation is None else Link(creation)
+        """One link for the take and the attempts: what a span keeps of each weighs more than the call that made it."""
         self.last = creation
         """What its settle links to: its attempt; before there is one, its creation."""
 
@@ -122,7 +123,8 @@ class WorkSpans:
             semconv.GROUP: GROUP,
             semconv.CLIENT: consumer,
         }
-        self._of_attempts = self._common | _operation("process", "process")
+        self._of_attempts: dict[int, dict[str, str | int]] = {}
+        """Shard → what is the same for all its attempts."""
         self._of_takes = self._common | _operation("receive", "receive")
         self._process = f"process {queue}"
 
@@ -134,7 +136,7 @@ class WorkSpans:
     ) -> list[LetterTrace] | None:
         """Make the span of a take that gave letters, which began at `began_ns`; return what their spans need."""
         found = [LetterTrace(*creation_in(letter.headers, self._parent)) for letter in letters]
-        links = [Link(of.creation) for of in found if of.creation is not None]
+        links = [of.creation for of in found if of.creation is not None]
         attributes = self._of_takes | _place(shard, address) | {semconv.BATCH_COUNT: len(letters)}
         self._tracer.start_span(
             f"receive {self._queue}", self._parent, SpanKind.CLIENT, attributes, links, began_ns
@@ -148,17 +150,14 @@ class WorkSpans:
         """Begin the span of an attempt, and make it current; `most` is how many the letter's policy allows."""
         if of is None:
             of = LetterTrace(self._parent, None)
-        attributes = {
-            **self._of_attempts,
-            semconv.MESSAGE: letter.id,
-            semconv.PARTITION: str(shard),
-            semconv.ATTEMPT: letter.attempt,
-        }
+        attributes = self._of_attempt(shard)
+        attributes[semconv.MESSAGE] = letter.id
+        attributes[semconv.ATTEMPT] = letter.attempt
         if most is not None:
             attributes[semconv.MAX_ATTEMPTS] = letter.counters.failures_at_redrive + most
         if conversation := conversation_of(letter.headers):
             attributes[semconv.CONVERSATION] = conversation
-        links = [] if of.creation is None else [Link(of.creation)]
+        links = [] if of.creation is None else [of.creation]
         context = of.context
         previous = previous_attempt(letter)
         if previous is not None:
@@ -168,6 +167,14 @@ class WorkSpans:
         span = self._tracer.start_span(self._process, context, SpanKind.CONSUMER, attributes, links)
         of.last = span.get_span_context()
         return AttemptSpan(span, context)
+
+    def _of_attempt(self, shard: int) -> dict[str, str | int]:
+        """Return a copy of what is the same for all attempts on the shard's letters."""
+        same = self._of_attempts.get(shard)
+        if same is None:
+            same = self._common | _operation("process", "process") | {semconv.PARTITION: str(shard)}
+            self._of_attempts[shard] = same
+        return same.copy()
 
     # -- settles -------------------------------------------------------------------------------------
 
@@ -181,19 +188,17 @@ class WorkSpans:
         error: BaseException | None = None,
     ) -> None:
         """Make the spans of a settle that began at `began_ns`: one for each verb in it."""
-        counts: dict[Verb, int] = {}
-        links: dict[Verb, list[Link]] = {}
+        traces: dict[Verb, list[LetterTrace | None]] = {}
         for verb, of in outcomes:
-            counts[verb] = counts.get(verb, 0) + 1
-            if of is not None and of.last is not None:
-                links.setdefault(verb, []).append(Link(of.last))
+            traces.setdefault(verb, []).append(of)
         ended_ns = time_ns()
-        for verb, count in counts.items():
+        for verb, settled in traces.items():
             name = SETTLE_NAMES[verb]
             attributes = self._common | _operation(name, "settle") | _place(shard, address)
-            attributes[semconv.BATCH_COUNT] = count
+            attributes[semconv.BATCH_COUNT] = len(settled)
+            links = [Link(of.last) for of in settled if of is not None and of.last is not None]
             span = self._tracer.start_span(
-                f"{name} {self._queue}", self._parent, SpanKind.CLIENT, attributes, links.get(verb, []), began_ns
+                f"{name} {self._queue}", self._parent, SpanKind.CLIENT, attributes, links, began_ns
             )
             if error is not None:
                 fail(span, error)
