@@ -1,5 +1,6 @@
 """Contexts as letters carry them, and whether there is anybody to trace for."""
 
+import json
 from typing import Any
 
 import pytest
@@ -7,15 +8,18 @@ from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanContext, TraceFlags, TraceState
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from uno.event_bus.dead_letter.history import Attempt, History
 from uno.event_bus.dead_letter.letter import FIELDS, Counters, Letter, LetterState
 from uno.event_bus.dead_letter.retry import PolicyByException, as_policy, most_attempts
+from uno.event_bus.dead_letter.telemetry import semconv
 from uno.event_bus.dead_letter.telemetry.tracing.carriers import (
     conversation_of,
     creation_in,
     previous_attempt,
     remember,
+    trace_of,
 )
 from uno.event_bus.dead_letter.telemetry.tracing.tracers import Tracers, harmless
 from uno.event_bus.dead_letter.telemetry.tracing.work import WorkSpans
@@ -25,6 +29,12 @@ TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 def header(flags: str = "01", trace_id: str = TRACE, version: str = "00") -> str:
     return f"{version}-{trace_id}-{SPAN}-{flags}"
+
+
+def letter(history: History | None, failures: int, headers: Any = None) -> Letter:
+    packed = b"" if history is None else history.pack()
+    values = [json.dumps(headers).encode() if name == "headers" else None for name in FIELDS]
+    return Letter("0-1-0", values, state=LetterState.LEASED, counters=Counters(failures), packed_history=packed)
 
 
 @pytest.mark.parametrize(
@@ -51,32 +61,45 @@ def header(flags: str = "01", trace_id: str = TRACE, version: str = "00") -> str
 )
 def test_the_short_way_reads_what_the_propagator_reads(headers: dict[str, str]) -> None:
     expected = propagate.extract(headers, Context())
-    found = creation_in(headers, Context())
+    found = trace_of(letter(None, 0, headers), Context())
     span = trace.get_current_span(expected).get_span_context()
-    assert found.span == (span if span.is_valid else None)
-    assert trace.get_current_span(found.context).get_span_context() == span
-    assert [v for v in found.context.values() if isinstance(v, dict)] == [
-        v for v in expected.values() if isinstance(v, dict)
-    ]
+    assert found.last == (span if span.is_valid else None)
+    assert (found.creation and found.creation.context) == found.last
+    context = found.context(Context())
+    assert trace.get_current_span(context).get_span_context() == span
+    assert [v for v in context.values() if isinstance(v, dict)] == [v for v in expected.values() if isinstance(v, dict)]
+    assert creation_in(headers) == found.last
 
 
 @pytest.mark.parametrize("value", [None, 7, 1.5, [], ["00"], {}, {"traceparent": header()}, True])
 def test_headers_of_any_kind_raise_nothing(value: Any) -> None:
     """They are JSON that anybody may have written."""
-    assert creation_in({"traceparent": value, "tracestate": value, "baggage": value}, Context()).span is None
+    headers = {"traceparent": value, "tracestate": value, "baggage": value}
+    assert trace_of(letter(None, 0, headers), Context()).creation is None
+    assert trace_of(letter(None, 0, [headers]), Context()).creation is None
+    assert creation_in(headers) is None
+
+
+@pytest.mark.parametrize("packed", [b"", b"{", b"\xff", b'{"traceparent":"\xff"}', b"null"])
+def test_headers_that_are_no_json_raise_nothing(packed: bytes) -> None:
+    values = [packed if name == "headers" else None for name in FIELDS]
+    assert trace_of(Letter("0-1-0", values, state=LetterState.LEASED), Context()).creation is None
 
 
 def test_the_callers_own_span_is_no_creation_context() -> None:
     base = trace.set_span_in_context(trace.NonRecordingSpan(SpanContext(1, 2, True)), Context())
-    assert creation_in({"traceparent": "broken"}, base) == (base, None)
-    found = creation_in({"traceparent": header()}, base)
-    assert found.span is not None and f"{found.span.trace_id:032x}" == TRACE
+    found = trace_of(letter(None, 0, {"traceparent": "broken"}), base)
+    assert (found.creation, found.last, found.context(base)) == (None, None, base)
+    found = trace_of(letter(None, 0, {"traceparent": header()}), base)
+    assert found.last is not None and f"{found.last.trace_id:032x}" == TRACE
+    assert trace.get_current_span(found.context(base)).get_span_context() == found.last
 
 
-def letter(history: History | None, failures: int) -> Letter:
-    packed = b"" if history is None else history.pack()
-    counters = Counters(failures)
-    return Letter("0-1-0", [None] * len(FIELDS), state=LetterState.LEASED, counters=counters, packed_history=packed)
+def test_another_propagator_is_asked_in_place_of_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(propagate, "get_global_textmap", TraceContextTextMapPropagator)
+    monkeypatch.setattr(propagate, "extract", lambda *_, **__: Context({"asked": True}))
+    found = trace_of(letter(None, 0, {"traceparent": header()}), Context())
+    assert found.creation is None and found.context(Context()) == {"asked": True}
 
 
 def test_an_attempt_finds_the_one_before() -> None:
@@ -112,6 +135,13 @@ def test_a_history_of_another_writer_is_numbered_by_the_failures() -> None:
 )
 def test_the_conversation_is_the_correlation_id(headers: dict[str, Any], found: str) -> None:
     assert conversation_of(headers) == found
+    assert trace_of(letter(None, 0, {"traceparent": header(), **headers}), Context()).conversation == found
+
+
+@pytest.mark.parametrize("name", semconv.CONVERSATION_HEADERS)
+def test_the_short_way_knows_every_name_of_the_correlation_id(name: str) -> None:
+    headers = {"traceparent": header(), name: "c"}
+    assert trace_of(letter(None, 0, headers), Context()).conversation == conversation_of(headers) == "c"
 
 
 def test_an_attempt_is_current_until_it_ends() -> None:
@@ -119,7 +149,7 @@ def test_an_attempt_is_current_until_it_ends() -> None:
     tracer = TracerProvider(shutdown_on_exit=False).get_tracer("x")
     span = WorkSpans(tracer, "orders", "me", Context()).attempt(letter(None, 0), 0, None, 5)
     assert span is not None and trace.get_current_span().get_span_context().is_valid
-    span.end(lost=False)
+    span.end(False)
     assert trace.get_current_span() is trace.INVALID_SPAN
 
 

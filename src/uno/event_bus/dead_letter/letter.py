@@ -167,8 +167,8 @@ class Lease:
 _NO_COUNTERS: Final = Counters()
 
 _PLACE: Final = {name.encode(): place for place, name in enumerate(FIELDS)}
-_TYPE, _SUBSCRIPTION, _PAYLOAD, _CONTENT_TYPE, _ENCODING = (
-    _PLACE[name] for name in (b"type", b"subscription", b"payload", b"content_type", b"encoding")
+_TYPE, _SUBSCRIPTION, _PAYLOAD, _CONTENT_TYPE, _ENCODING, _HEADERS = (
+    _PLACE[name] for name in (b"type", b"subscription", b"payload", b"content_type", b"encoding", b"headers")
 )
 
 
@@ -344,11 +344,16 @@ class Letter:
         """Attempts that the caller counted before the capture; information only."""
         return self._int(b"attempts")
 
+    @property
+    def packed_headers(self) -> bytes:
+        """The headers as they are stored; empty when missing."""
+        return self.values[_HEADERS] or b""
+
     @cached_property
     def headers(self) -> dict[str, Any]:
         """Trace context, correlation and the caller's metadata; empty when missing or not a JSON object."""
         try:
-            found = msgspec.json.decode(self.values[_PLACE[b"headers"]] or b"{}")
+            found = msgspec.json.decode(self.packed_headers or b"{}")
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return {}
         return found if isinstance(found, dict) else {}

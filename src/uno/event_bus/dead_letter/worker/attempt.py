@@ -11,7 +11,7 @@ from uno.event_bus.dead_letter.failure import describe
 from uno.event_bus.dead_letter.handlers import Handler, HandlerTimeout, InThread
 from uno.event_bus.dead_letter.history import MESSAGE_BYTES, Attempt, History
 from uno.event_bus.dead_letter.letter import WIRE_VERSION, DeadLetterReason, Letter, Verb
-from uno.event_bus.dead_letter.retry import most_attempts
+from uno.event_bus.dead_letter.retry import RetryPolicy, most_attempts
 from uno.event_bus.dead_letter.store.values import Outcome
 from uno.event_bus.dead_letter.telemetry.log_fields import about
 from uno.event_bus.dead_letter.telemetry.tracing.work import AttemptSpan
@@ -57,6 +57,9 @@ class Attempts:
         self._again = again
         """Hands a letter that has waited in line to a slot."""
         self._lines = Lines(session.holdings, session.config.batch_size)
+        self._traced_policy: RetryPolicy | None = None
+        self._most: int | None = None
+        """How many attempts the policy of the last span allows: mostly the next one's too."""
 
     def withdraw(self) -> list[Held]:
         """Return the letters that wait in line, and forget them."""
@@ -176,12 +179,14 @@ class Attempts:
             return self._concluded(held, handler, error, decoding, monotonic() - started, span)
         finally:
             if span is not None:
-                span.end(lost=held.lease.lost)
+                span.end(held.lease.lost)
 
     def _begin_span(self, held: Held, handler: Handler) -> AttemptSpan | None:
         assert self._session.tracing is not None
-        most = most_attempts(handler.policy or self._session.policy)
-        return self._session.tracing.attempt(held.letter, held.shard.index, held.trace, most)
+        policy = handler.policy or self._session.policy
+        if policy is not self._traced_policy:
+            self._traced_policy, self._most = policy, most_attempts(policy)
+        return self._session.tracing.attempt(held.letter, held.shard.index, held.trace, self._most)
 
     def _concluded(
         self,

@@ -12,8 +12,9 @@ import anyio
 from uno.event_bus.dead_letter.letter import Lease, Letter, Verb
 from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.store.values import Outcome
+from uno.event_bus.dead_letter.telemetry.tracing.carriers import LetterTrace
 from uno.event_bus.dead_letter.telemetry.tracing.tracers import harmless
-from uno.event_bus.dead_letter.telemetry.tracing.work import LetterTrace, WorkSpans
+from uno.event_bus.dead_letter.telemetry.tracing.work import WorkSpans
 
 if TYPE_CHECKING:
     from uno.event_bus.dead_letter.worker.slots import Slot

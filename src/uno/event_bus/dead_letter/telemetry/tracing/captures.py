@@ -41,7 +41,7 @@ class CaptureSpans:
         self._letters = letters
         self._parent = contexts.get_current()
         self._is_carried = bool(given) and carried(given)
-        self._given = creation_in(given, Context()).span if self._is_carried else None
+        self._given = creation_in(given) if self._is_carried else None
         self.creates = letters is not None and create_spans and not self._is_carried
         """Whether each letter gets a creation context of its own."""
         self._common: dict[str, str | int] = {semconv.SYSTEM: semconv.REDIS, semconv.DESTINATION: queue}

@@ -8,20 +8,21 @@ from typing import Final
 from opentelemetry import context as contexts
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer
 
 from uno.event_bus.dead_letter.history import History
 from uno.event_bus.dead_letter.letter import Letter, Verb
 from uno.event_bus.dead_letter.telemetry import semconv
 from uno.event_bus.dead_letter.telemetry.tracing.carriers import (
+    LetterTrace,
     conversation_of,
-    creation_in,
     previous_attempt,
     remember,
+    trace_of,
 )
 from uno.event_bus.dead_letter.telemetry.tracing.tracers import fail, harmless
 
-__all__ = ["AttemptSpan", "LetterTrace", "WorkSpans"]
+__all__ = ["AttemptSpan", "WorkSpans"]
 
 GROUP: Final = "workers"
 """The consumer group of every shard."""
@@ -36,20 +37,6 @@ SETTLE_NAMES: Final[Mapping[Verb, str]] = {
 """Verb → the operation's name in the conventions."""
 
 type Address = tuple[str, int]
-
-
-class LetterTrace:
-    """What spans of one held letter need to know of each other."""
-
-    __slots__ = ("context", "creation", "last")
-
-    def __init__(self, context: Context, creation: SpanContext | None) -> None:
-        self.context = context
-        """In which it is processed."""
-        self.creation = None if creation is None else Link(creation)
-        """One link for the take and the attempts: what a span keeps of each weighs more than the call that made it."""
-        self.last = creation
-        """What its settle links to: its attempt; before there is one, its creation."""
 
 
 class AttemptSpan:
@@ -96,7 +83,7 @@ class AttemptSpan:
         span.set_status(Status(StatusCode.ERROR, message))
 
     @harmless
-    def end(self, *, lost: bool) -> None:
+    def end(self, lost: bool, /) -> None:
         """End the span; an attempt that was cut short, because its lease was `lost` or the worker stops, has failed."""
         contexts.detach(self._token)
         if not self._is_concluded:
@@ -135,7 +122,7 @@ class WorkSpans:
         self, letters: Sequence[Letter], began_ns: int, shard: int, address: Address
     ) -> list[LetterTrace] | None:
         """Make the span of a take that gave letters, which began at `began_ns`; return what their spans need."""
-        found = [LetterTrace(*creation_in(letter.headers, self._parent)) for letter in letters]
+        found = [trace_of(letter, self._parent) for letter in letters]
         links = [of.creation for of in found if of.creation is not None]
         attributes = self._of_takes | _place(shard, address) | {semconv.BATCH_COUNT: len(letters)}
         self._tracer.start_span(
@@ -149,16 +136,16 @@ class WorkSpans:
     def attempt(self, letter: Letter, shard: int, of: LetterTrace | None, most: int | None) -> AttemptSpan | None:
         """Begin the span of an attempt, and make it current; `most` is how many the letter's policy allows."""
         if of is None:
-            of = LetterTrace(self._parent, None)
+            of = LetterTrace(None, None, conversation_of(letter.headers))
         attributes = self._of_attempt(shard)
         attributes[semconv.MESSAGE] = letter.id
         attributes[semconv.ATTEMPT] = letter.attempt
         if most is not None:
             attributes[semconv.MAX_ATTEMPTS] = letter.counters.failures_at_redrive + most
-        if conversation := conversation_of(letter.headers):
-            attributes[semconv.CONVERSATION] = conversation
+        if of.conversation:
+            attributes[semconv.CONVERSATION] = of.conversation
         links = [] if of.creation is None else [of.creation]
-        context = of.context
+        context = of.context(self._parent)
         previous = previous_attempt(letter)
         if previous is not None:
             links.append(previous)
