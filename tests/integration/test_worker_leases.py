@@ -381,7 +381,7 @@ async def _session_of(queue: DeadLetterQueue) -> list[Any]:
         sessions.append(await make(*args, **how))
         return sessions[-1]
 
-    queue._session = remember  # type: ignore[method-assign, assignment]
+    queue._session = remember  # type: ignore[method-assign]
     return sessions
 
 
