@@ -97,13 +97,22 @@ def test_the_table_of_commands_is_complete() -> None:
     assert named == set(commands)
 
 
+def leads_somewhere(page: Path, path: str, heading: str) -> bool:
+    """Whether a link of a page does: to a file, and to the heading there that it names."""
+    target = page.parent / path if path else page
+    if not heading:
+        return target.exists()
+    titles = re.findall(r"^#+ (.*)$", target.read_text("utf-8"), re.MULTILINE) if target.exists() else []
+    return heading in [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_paths_that_pages_name_exist(page: Path) -> None:
-    """Links to files, and paths of tests."""
+    """Links to files and to headings of theirs, and paths of tests."""
     text = page.read_text("utf-8")
     links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
     named = re.findall(r"`(tests/[^`]*)`", text)
-    missing = [link for link in links if not (page.parent / link).exists()]
+    missing = [link for link in links if not leads_somewhere(page, *link.partition("#")[::2])]
     missing += [path for path in named if not (ROOT / path).exists()]
     assert not missing
 

@@ -377,11 +377,11 @@ async def _session_of(queue: DeadLetterQueue) -> list[Any]:
     sessions: list[Any] = []
     make = queue._session
 
-    async def remember(*args: Any) -> Any:
-        sessions.append(await make(*args))
+    async def remember(*args: Any, **how: Any) -> Any:
+        sessions.append(await make(*args, **how))
         return sessions[-1]
 
-    queue._session = remember  # type: ignore[method-assign, assignment]
+    queue._session = remember  # type: ignore[method-assign]
     return sessions
 
 

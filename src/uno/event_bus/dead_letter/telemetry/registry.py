@@ -1,4 +1,4 @@
-"""The registry of one queue in one process: all that its page of metrics shows."""
+"""The registry of one queue in one process: all that its exposition, the page of metrics, shows."""
 
 from typing import NamedTuple, Protocol
 
@@ -31,7 +31,7 @@ class Observable(Protocol):
 
 
 class Exposed(NamedTuple):
-    """What a page of metrics is made of: ``await snapshots.refresh()``, then render the registry, in any thread."""
+    """What an exposition is made of: ``await snapshots.refresh()``, then render the registry, in any thread."""
 
     registry: CollectorRegistry
     snapshots: Snapshots
