@@ -41,7 +41,7 @@ class LetterTrace:
 
     def __init__(self, creation: SpanContext | None, context: Context | None = None, conversation: str = "") -> None:
         self.creation = None if creation is None else Link(creation)
-        """One link for the take and each attempt; None when the headers have no trace context, or a broken one."""
+        """One link for the take and the attempt; None when the headers have no trace context, or a broken one."""
         self._context = context
         self.conversation = conversation
         """The correlation id; empty when there is none."""
