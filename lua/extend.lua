@@ -36,9 +36,6 @@ for at = FIRST, #ARGV, WIDTH do
   end
 end
 
-if #kept > 0 then
-  keep_time()
-end
 -- JUSTID leaves the delivery count alone: it holds the token.
 local CHUNK = 1000
 for first = 1, #kept, CHUNK do
@@ -48,6 +45,10 @@ for first = 1, #kept, CHUNK do
   end
   args[#args + 1] = 'JUSTID'
   redis.call(unpack(args))
+end
+
+if #kept > 0 then
+  keep_time() -- after them: Redis 6.2 refuses a script on a full server whose first write is an HSET
 end
 
 local pending = redis.pcall('XPENDING', letters, 'workers', '-', '+', #named + MOST_FORGOTTEN, consumer)

@@ -12,7 +12,7 @@
 -- ARGV  1 protocol int;  2 epoch int;  3 clock µs, or empty: the server's time
 --       4 cursor text: 0-0 first, then what the last call gave
 --       5 lease int ms;  6 max_crashes int
---       7 until int ms of the shard's time, or 0 for any: a call that comes later takes nothing back, since one
+--       7 until int ms of the server's time, or 0 for any: a call that comes later takes nothing back, since one
 --         that waited in the socket of a server that hung finds leases that nobody could renew meanwhile
 -- GIVES cursor (0-0: the walk is at its end);  ids that are suspects now;  ids that were parked;  now ms;  lead ms: by how much the shard's
 --       time is ahead of the server's, whose clock was set back
@@ -32,8 +32,8 @@ local cursor, lease_ms, max_crashes, valid_until = ARGV[4], ARGV[5], tonumber(AR
 if not (max_crashes and valid_until) then
   return redis.error_reply('ERR reclaim: max_crashes or until is not a number')
 end
-if valid_until > 0 and shard_ms > valid_until then
-  return { '0-0', {}, {}, int(shard_ms), lead_ms }
+if valid_until > 0 and now_ms > valid_until then
+  return { '0-0', {}, {}, int(now_ms), lead_ms }
 end
 
 -- A lease of before the clock was set back began in the future: it would not run out until the clock is there again.
@@ -57,9 +57,10 @@ end
 -- that dies here leaves leases that run out again.
 local reply = redis.pcall('XAUTOCLAIM', letters, 'workers', 'reclaimer', lease_ms, cursor, 'COUNT', 100, 'JUSTID')
 if is_missing(reply) then
-  return { '0-0', {}, {}, int(shard_ms), lead_ms }
+  return { '0-0', {}, {}, int(now_ms), lead_ms }
 end
-if was_set_back or #reply[2] > 0 then
+notice_time()
+if #reply[2] > 0 then
   keep_time()
 end
 
@@ -94,4 +95,4 @@ if #done > 0 then
   redis.call('ZREM', schedule, unpack(done))
   redis.call('XACK', letters, 'workers', unpack(done))
 end
-return { reply[1], suspected, stalled, int(shard_ms), lead_ms }
+return { reply[1], suspected, stalled, int(now_ms), lead_ms }

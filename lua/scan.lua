@@ -15,7 +15,8 @@
 --       6 whole 0|1: with bodies, or only what a table shows
 --       7… conditions  name text, value text: `state`, or a field of the wire format; values of one name are
 --                      alternatives, different names must all match
--- GIVES cursor (empty: the walk is at its end);  now ms;  letters {id, state, score, fields, counters, history}
+-- GIVES cursor (empty: the walk is at its end);  now ms;  letters {id, state, score, fields, counters, history};
+--       lead ms: by how much scores that are due times are ahead of the server's clock
 -- FAILS UPGRADE, LAYOUT
 -- COST  O(500 log m): m letters in the shard; bodies of at most 4 MiB and ten entries more
 
@@ -87,4 +88,4 @@ while #page < most and looked < MOST and bytes < BYTES and not at_end do
     last, looked, bytes = id, looked + 1, bytes + size_of(entry[2])
   end
 end
-return { at_end and '' or last, int(shard_ms), page }
+return { at_end and '' or last, int(now_ms), page, lead_ms }

@@ -29,7 +29,17 @@ if not is_missing(summary) then
   leased, consumers = summary[1], summary[4] and #summary[4] or 0
 end
 local waiting = entries_after(peek_mark(), '+', 1)[1]
-local waiting_due = waiting and (field(waiting[2], 'not_before') or string.match(waiting[1], '^%d+'))
+local not_before = waiting and tonumber(field(waiting[2], 'not_before'))
+local waiting_due = ''
+if not_before and not_before > 0 and not_before < math.huge then
+  waiting_due = by_server(int(not_before))
+elseif waiting then
+  waiting_due = string.match(waiting[1], '^%d+') -- a stranger's
+end
+local function first_due(index)
+  local due = redis.call('ZRANGE', index, 0, 0, 'WITHSCORES')[2]
+  return due and by_server(due) or ''
+end
 local oldest = redis.call('XRANGE', letters, '-', '+', 'COUNT', 1)[1]
 local reply = {
   'open', redis.call('XLEN', letters), 'leased', leased,
@@ -37,10 +47,10 @@ local reply = {
   'held', redis.call('ZCARD', held), 'parked', redis.call('ZCARD', parked),
   'consumers', consumers, 'error_groups', redis.call('HLEN', groups),
   'oldest', oldest and oldest[1] or '',
-  'next_due', redis.call('ZRANGE', schedule, 0, 0, 'WITHSCORES')[2] or '',
-  'suspect_due', redis.call('ZRANGE', suspects, 0, 0, 'WITHSCORES')[2] or '',
-  'waiting_due', waiting_due or '',
-  'now', int(shard_ms),
+  'next_due', first_due(schedule),
+  'suspect_due', first_due(suspects),
+  'waiting_due', waiting_due,
+  'now', int(now_ms),
   'lead_ms', int(lead_ms),
 }
 -- In `meta` the total of letters that were parked once has the name of the state: it is answered as parked_total.

@@ -17,7 +17,7 @@
 -- GIVES token; now ms; mark; more 0|1; next due ms or empty; oldest suspect's due ms or empty;
 --       remade 0|1: the group was missing; suspect 0|1: the one letter must run alone;
 --       new letters {id, values}; retried letters {id, values, counters, history, due ms, empty for those named};
---       lead ms: by how much the shard's time is ahead of the server's; values are those of the wire format's fields in their order, nil for those that the entry lacks
+--       due times are by the server's clock, as now is; values are those of the wire format's fields in their order, nil for those that the entry lacks
 -- FAILS UPGRADE, LAYOUT
 -- COST  O(count log n + 500): n letters in the shard; bodies of at most 5 MiB and eleven entries more
 -- Fair: a quarter of the places is kept for new letters while there are any; unused places go to the other kind.
@@ -66,7 +66,7 @@ local function due_ids(index, most)
   local rows = redis.call('ZRANGEBYSCORE', index, '-inf', int(shard_ms), 'WITHSCORES', 'LIMIT', 0, most)
   for i = 1, #rows, 2 do
     ids[(i + 1) / 2] = rows[i]
-    dues[rows[i]] = rows[i + 1]
+    dues[rows[i]] = by_server(rows[i + 1])
   end
   return ids
 end
@@ -107,7 +107,8 @@ for _, list in ipairs({ walk.ready, entries }) do
     to_lease[n] = list[i][1]
   end
 end
-if was_set_back or #to_lease > 0 then
+notice_time()
+if #to_lease > 0 then
   keep_time()
 end
 local leased = {}
@@ -135,10 +136,11 @@ local retried = deliver_with_records(entries, leased, dues)
 if suspect and #retried == 0 then
   suspect, more_due = false, true -- its row named no letter to lease, and is gone: there may be more
 end
-local next_due = redis.call('ZRANGE', schedule, 0, 0, 'WITHSCORES')[2] or ''
-local suspect_due = redis.call('ZRANGE', suspects, 0, 0, 'WITHSCORES')[2] or ''
+local next_due = redis.call('ZRANGE', schedule, 0, 0, 'WITHSCORES')[2]
+local suspect_due = redis.call('ZRANGE', suspects, 0, 0, 'WITHSCORES')[2]
 local more = more_due or not walk.drained
 return {
-  token, int(shard_ms), walk.last, more and 1 or 0, next_due, suspect_due, remade and 1 or 0, suspect and 1 or 0,
-  deliver(walk.ready, leased), retried, lead_ms,
+  token, int(now_ms), walk.last, more and 1 or 0, next_due and by_server(next_due) or '',
+  suspect_due and by_server(suspect_due) or '', remade and 1 or 0, suspect and 1 or 0,
+  deliver(walk.ready, leased), retried,
 }

@@ -16,10 +16,23 @@ end
 local shard_ms = math.floor(shard_us / 1000)
 local lead_ms = math.floor((shard_us - now_us) / 1000)
 
--- Called by what writes a due time or grants a lease, and by what is called often, when the clock was set back.
+-- A due time by the server's clock, as replies tell it: whoever reads them hears of shards whose times differ.
+local function by_server(due)
+  return lead_ms == 0 and due or int(tonumber(due) - lead_ms)
+end
+
+-- Called by what writes a due time or grants a lease.
 local function keep_time()
   if was_set_back or shard_us >= latest + RECORD_US then
     redis.call('HSET', meta, 'clock', int(shard_us), 'lead', int(shard_us - now_us))
     was_set_back, latest = false, shard_us
+  end
+end
+
+-- Called by what is called often and mostly finds nothing: a clock that is set back is noticed by what it falls short of.
+local QUIET_US = 5000000
+local function notice_time()
+  if was_set_back or shard_us >= latest + QUIET_US then
+    keep_time()
   end
 end

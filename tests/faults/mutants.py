@@ -192,6 +192,6 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "a reclaim that waited in the socket of a server that hung is served all the same",
         ("F27-hung",),
         "crashed is",
-        (Change("lua/reclaim.lua", "if valid_until > 0 and shard_ms > valid_until then", "if false then"),),
+        (Change("lua/reclaim.lua", "if valid_until > 0 and now_ms > valid_until then", "if false then"),),
     ),
 }

@@ -30,7 +30,8 @@ def forget_time(look: Look) -> None:
 
 async def time_of(shard: Shard) -> int:
     """The shard's time, ms from the tests'."""
-    return int((await browse.stats(shard))["now"]) - NOW_US // 1000
+    stats = await browse.stats(shard)
+    return int(stats["now"]) + int(stats["lead_ms"]) - NOW_US // 1000
 
 
 async def retried(shard: Shard, delay_ms: int) -> str:

@@ -47,7 +47,8 @@ async def test_a_take_from_an_empty_shard_makes_group_and_meta_and_nothing_else(
     taken = await shard.take("w", 10)
     assert (taken.letters, taken.more, taken.remade, taken.mark) == ([], False, True, b"0-0")
     assert (taken.next_due_ms, taken.suspect_due_ms, taken.suspect) == (None, None, False)
-    assert look.meta == {"mark": "0-0", "format": "1", "protocol": "1", "epoch": "1"}
+    meta = {"mark": "0-0", "format": "1", "protocol": "1", "epoch": "1", "clock": str(NOW_MS * 1000), "lead": "0"}
+    assert look.meta == meta
     assert not (await shard.take("w", 10)).remade
 
 

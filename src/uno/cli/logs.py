@@ -23,7 +23,7 @@ __all__ = ["JsonLines", "PlainLines", "Repeats", "log_to_stderr"]
 
 ENGINE: Final = "uno"
 
-_SECRET: Final = re.compile(r"(?<=://)\S*@")
+_SECRET: Final = re.compile(r"(?<=://)[^\s/]*@")
 """User and password of a URL, in whatever text it stands; none is ever put there by the engine itself."""
 
 MOST_PLACES: Final = 1000

@@ -273,8 +273,8 @@ def _take(world: "World", call: "Call") -> Permit:
     permit = Permit(leased_by=consumer[0])
     if call.died:
         return permit
-    token, now_ms, mark, more, next_due, _, _, suspect, new, retried, _ = call.reply
-    require(int(now_ms) == call.shard_ms, "clock", f"take says {now_ms}")
+    token, now_ms, mark, more, next_due, _, _, suspect, new, retried = call.reply
+    require(int(now_ms) == call.now_ms, "clock", f"take says {now_ms}")
     require(text(mark) == call.after.meta.get("mark"), "mark", f"take says {mark!r}")
     given = [text(row[0]) for row in [*new, *retried]]
     require(len(set(given)) == len(given) <= int(wanted[0]), "too-many", f"take of {wanted[0]} gave {given}")
@@ -338,9 +338,8 @@ def _is_whole(world: "World", call: "Call", row: list[Any]) -> None:
 
 def _leaves_nothing_behind(world: "World", call: "Call", more: bool, next_due: str) -> None:
     scores = sorted(map(float, call.after.zsets["schedule"].values()))
-    require(
-        (float(next_due) if next_due else None) == (scores[0] if scores else None), "next-due", f"take says {next_due}"
-    )
+    first = scores[0] - call.lead_ms if scores else None
+    require((float(next_due) if next_due else None) == first, "next-due", f"take says {next_due}, not {first}")
     if not more:
         require(not call.after.waiting, "left-behind", f"take saw no more of {_named(world, call.after.waiting)}")
         require(not scores or scores[0] > call.shard_ms, "left-behind", "take saw no more of those due")
@@ -528,7 +527,7 @@ def _count_operated(world: "World", call: "Call", id: str) -> None:
 
 
 def _scan(world: "World", call: "Call") -> Permit:
-    _, _, page = call.reply
+    _, _, page, _ = call.reply
     for row in page:
         id, state, score = text(row[0]), text(row[1]), text(row[2])
         expected = call.before.place(id) or Place("scheduled", "0")

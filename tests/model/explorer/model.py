@@ -86,9 +86,16 @@ class Snapshot:
 
     def shard_ms(self, server_us: int) -> int:
         """The shard's time when its server's clock says `server_us`."""
+        return self._shard_us(server_us) // 1000
+
+    def lead_ms(self, server_us: int) -> int:
+        """By how much that is ahead of the server's clock."""
+        return (self._shard_us(server_us) - server_us) // 1000
+
+    def _shard_us(self, server_us: int) -> int:
         latest, lead = (int(self.meta.get(name, "0")) for name in ("clock", "lead"))
         ahead_us = server_us + lead
-        return (latest if ahead_us < latest else ahead_us - min(lead, (ahead_us - latest) // 8)) // 1000
+        return latest if ahead_us < latest else ahead_us - min(lead, (ahead_us - latest) // 8)
 
     def total(self, name: str) -> int:
         return int(self.meta.get(name, "0"))

@@ -60,6 +60,11 @@ class Call(NamedTuple):
         return self.before.shard_ms(self.now_us)
 
     @property
+    def lead_ms(self) -> int:
+        """By how much that is ahead of the server's clock."""
+        return self.before.lead_ms(self.now_us)
+
+    @property
     def died(self) -> bool:
         return self.reply is None
 

@@ -33,9 +33,9 @@ def due_ms(letter: "Letter") -> int | None:
     """Return when the letter may run next, Unix time in ms; None when it will not by itself, or runs now."""
     match letter.state.value:
         case "scheduled" | "suspect":
-            return letter.since_ms
+            return letter.due_ms
         case "waiting":
-            return max(letter.not_before_ms, letter.captured_at_ms)
+            return max(letter.due_ms, letter.captured_at_ms)
     return None
 
 

@@ -69,7 +69,8 @@ def worker(
 
     given = DeadLetterConfig.from_env(metrics_port=metrics_port, metrics_host=metrics_host)
     loaded = load_queue(app, redis_url=redis_url, queue=queue)
-    settings = _of_process(given, loaded.config)
+    options = {"metrics_port": metrics_port, "metrics_host": metrics_host}
+    settings = _of_process(given, loaded.config, {name for name, value in options.items() if value is not None})
     log_to_stderr(settings.log_format, settings.log_level)
     end_tracing = _trace(loaded)
     try:
@@ -79,16 +80,15 @@ def worker(
     return 0
 
 
-def _of_process(given: "DeadLetterConfig", of_app: "DeadLetterConfig") -> "DeadLetterConfig":
+def _of_process(given: "DeadLetterConfig", of_app: "DeadLetterConfig", options: set[str]) -> "DeadLetterConfig":
     """Return the application's settings with what options and variables say of the process, not of the queue."""
     from dataclasses import replace
 
-    from uno.event_bus.dead_letter import DeadLetterConfig
+    from uno.event_bus.dead_letter.config import VARIABLES
 
     names = ("metrics_port", "metrics_host", "log_format", "log_level")
-    usual = DeadLetterConfig()
-    said = {name: getattr(given, name) for name in names if getattr(given, name) != getattr(usual, name)}
-    return replace(of_app, **said)
+    said = {name: getattr(given, name) for name in names if name in options or VARIABLES[name] in os.environ}
+    return replace(of_app, **{name: value for name, value in said.items() if value is not None})
 
 
 def _trace(queue: "DeadLetterQueue") -> "Callable[[], None]":

@@ -28,6 +28,7 @@ from uno.event_bus.dead_letter.spool.spool import Spool
 from uno.event_bus.dead_letter.store.store import Store
 from uno.event_bus.dead_letter.telemetry.recorder import NO_RECORDER
 from uno.event_bus.dead_letter.telemetry.tracing.captures import CaptureSpans, carried
+from uno.event_bus.dead_letter.telemetry.tracing.tracers import harmless
 
 __all__ = ["ARGUMENTS", "Capturer", "check_metadata", "reason_of"]
 
@@ -256,6 +257,11 @@ def _text(name: str, value: object) -> str:
     return text
 
 
+@harmless
+def _inject(headers: dict[str, Any], context: Context | None) -> None:
+    propagate.inject(headers, context)
+
+
 def _headers(headers: Mapping[str, str] | None, metadata: Mapping[str, Any] | None, context: Context | None) -> bytes:
     """Return trace context, metadata and the caller's headers as one JSON object; empty when there are none.
 
@@ -264,7 +270,7 @@ def _headers(headers: Mapping[str, str] | None, metadata: Mapping[str, Any] | No
     given = dict(metadata or {}) | dict(headers or {})
     merged: dict[str, Any] = {}
     if not given or not carried(given):
-        propagate.inject(merged, context)
+        _inject(merged, context)
     merged |= given
     if not merged:
         return b""

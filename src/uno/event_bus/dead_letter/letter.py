@@ -296,8 +296,12 @@ class Letter:
 
     @property
     def due_ms(self) -> int:
-        """Since when a letter that a `take` gave as due was so, Unix time by the shard's time, ms."""
+        """When a scheduled, suspect or new letter is due, or was when it was taken; by the server's clock, ms."""
         return self._due_ms or self.not_before_ms or self.captured_at_ms
+
+    @due_ms.setter
+    def due_ms(self, ms: int) -> None:
+        self._due_ms = ms
 
     @property
     def ordering_key(self) -> str:

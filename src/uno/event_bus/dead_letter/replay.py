@@ -226,8 +226,8 @@ def _before(scanned: Letter, taken: Letter | None = None) -> Before | None:
         case LetterState.PARKED:
             return Before(True, 0, reason)
         case LetterState.SCHEDULED:
-            return Before(False, scanned.since_ms, reason)
+            return Before(False, scanned.due_ms, reason)
         case LetterState.WAITING:
-            return Before(False, scanned.not_before_ms, reason)
+            return Before(False, scanned.due_ms, reason)
         case _:
             return None

@@ -17,8 +17,8 @@ from uno.event_bus.dead_letter.telemetry.snapshot import ServerSeen, ShardSeen, 
 
 __all__ = ["Surveyor"]
 
-WITHIN_S: Final = 2.0
-"""How long all answers together may take: Prometheus gives a scrape 10 s."""
+WITHIN_S: Final = 1.5
+"""How long all answers together may take: less than a scrape waits for them, which then tells what is away."""
 
 PATIENCE_S: Final = 0.2
 """How long a shard is asked again that certainly did not answer."""

@@ -47,14 +47,14 @@ async def scan(
     """
     conditions = [word for name, values in (where or {}).items() for value in values for word in (name, value)]
     reply = await shard.call("scan", [cursor, most, int(whole), *conditions], replica=replica)
-    return Page(reply[0], int(reply[1]), [_letter(shard, row) for row in reply[2]])
+    return Page(reply[0], int(reply[1]), [_letter(shard, row, reply[3]) for row in reply[2]])
 
 
-def _letter(shard: Shard, row: Sequence[bytes | list[bytes]]) -> Letter:
+def _letter(shard: Shard, row: Sequence[bytes | list[bytes]], lead_ms: int) -> Letter:
     id, state, score, fields, counters, history = row
     assert isinstance(id, bytes) and isinstance(state, bytes) and isinstance(score, bytes)
     assert isinstance(fields, list) and isinstance(history, bytes)
-    return Letter.from_fields(
+    letter = Letter.from_fields(
         shard.letter_id(id),
         dict(zip(fields[::2], fields[1::2], strict=True)),
         state=LetterState(state.decode()),
@@ -62,6 +62,11 @@ def _letter(shard: Shard, row: Sequence[bytes | list[bytes]]) -> Letter:
         packed_history=history,
         since_ms=int(float(score)),
     )
+    if letter.state in (LetterState.SCHEDULED, LetterState.SUSPECT):
+        letter.due_ms = letter.since_ms - lead_ms
+    elif letter.not_before_ms:
+        letter.due_ms = letter.not_before_ms - lead_ms
+    return letter
 
 
 _LARGEST: Final = 2**64 - 1

@@ -53,8 +53,10 @@ async def read_facts(node: Node) -> ServerFacts:
 
 
 async def read_usage(node: Node) -> ServerUsage:
-    """Return what one INFO tells of a server's resources; noughts when the user may not ask for it."""
+    """Return what one INFO tells of a server's resources. Raises `StoreUnavailable` when it tells nothing."""
     found = await _info(node, lane="commands")
+    if not found:  # noughts would look like a server that has begun anew
+        raise StoreUnavailable(f"INFO is refused by {node.target.name}", certain=True)
 
     def number(name: str) -> float:
         return float(found.get(name) or 0)

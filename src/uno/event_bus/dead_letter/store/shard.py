@@ -207,7 +207,7 @@ class Shard:
         asked_at = monotonic()
         args: list[Word] = [consumer, count, int(alone), self._highest_token, *map(self.stream_id, ids)]
         reply = await self.call("take", args, repeat=False, lane="work")
-        token, now_ms, mark, more, next_due, suspect_due, remade, suspect, new, retried, lead_ms = reply
+        token, now_ms, mark, more, next_due, suspect_due, remade, suspect, new, retried = reply
         drawn = int(token)
         self._highest_token = max(self._highest_token, drawn)
         expires_at = asked_at + self.layout.lease_ms / 1000
@@ -241,7 +241,6 @@ class Shard:
             optional_ms(suspect_due),
             bool(remade),
             bool(suspect),
-            lead_ms,
         )
 
     async def settle(self, consumer: str, outcomes: Sequence[Outcome]) -> list[Verdict]:
@@ -273,7 +272,7 @@ class Shard:
     async def reclaim(self, cursor: bytes = b"0-0", *, lease_ms: int, max_crashes: int, until_ms: int = 0) -> Reclaimed:
         """Take letters back from leases older than `lease_ms`; none is leased anew.
 
-        A call that the server comes to after `until_ms` by the shard's time (0: never too late) takes nothing back.
+        A call that the server comes to after `until_ms` by its own clock (0: never too late) takes nothing back.
         """
         reply = await self.call("reclaim", [cursor, lease_ms, max_crashes, until_ms], lane="work")
         suspects, parked = list(map(self.letter_id, reply[1])), list(map(self.letter_id, reply[2]))

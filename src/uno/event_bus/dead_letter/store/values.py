@@ -92,8 +92,6 @@ class Taken:
     """The consumer group was missing: `repair` should run at once."""
     suspect: bool
     """The one letter must run alone."""
-    lead_ms: int = 0
-    """By how much `now_ms`, the shard's time, is ahead of its server's, whose clock was set back."""
 
 
 class Extended(NamedTuple):

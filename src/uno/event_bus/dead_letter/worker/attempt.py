@@ -78,6 +78,7 @@ class Attempts:
 
     async def _run(self, held: Held) -> None:
         """A pipeline: refuse what cannot be run, call the handler, decide, settle."""
+        about(held.letter)
         if not held.lease.still_mine():
             # It waited here past its lease: another worker may have it. Nothing to settle.
             self._session.holdings.drop(held)
@@ -152,7 +153,6 @@ class Attempts:
 
     async def _run_handler(self, held: Held, handler: Handler, thread: InThread | None = None) -> Outcome | None:
         letter = held.letter
-        about(letter)
         span = None if self._session.tracing is None else self._begin_span(held, handler)
         started = monotonic()
         if self._session.records:
@@ -204,7 +204,7 @@ class Attempts:
             return None
         if span is not None:
             span.conclude()
-        decision = RESOLVED if error is None else self._decide(held, handler, error, decoding)
+        decision = RESOLVED if error is None else self._decide(letter, handler, error, decoding)
         if self._session.records:
             cause = "" if error is None else _cause(error, decision, decoding)
             self._session.recorder.attempted(self._session.config.queue, letter, duration_s, cause)
@@ -216,12 +216,12 @@ class Attempts:
             lag_s = max(0.0, now_s + held.shard_ahead_s - held.letter.due_ms / 1000)
         self._session.recorder.started(self._session.config.queue, held.letter, lag_s)
 
-    def _decide(self, held: Held, handler: Handler, error: BaseException, decoding: bool) -> Decision:
+    def _decide(self, letter: Letter, handler: Handler, error: BaseException, decoding: bool) -> Decision:
         return decide(
             error,
-            counters=held.letter.counters,
-            captured_at_ms=held.letter.captured_at_ms,
-            now_ms=self._session.clock.now_ms() - self._session.leads_ms.get(held.shard.index, 0),
+            counters=letter.counters,
+            captured_at_ms=letter.captured_at_ms,
+            now_ms=self._session.clock.now_ms(),
             policy=handler.policy or self._session.policy,
             retry_for=self._session.config.retry_for,
             timed_out=isinstance(error, HandlerTimeout),

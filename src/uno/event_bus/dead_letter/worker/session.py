@@ -102,8 +102,6 @@ class Session:
     report: Report = field(default_factory=Report)
     beaten_at: dict[int, float] = field(default_factory=dict)
     """Shard index → monotonic time of the last heartbeat that the shard has answered."""
-    leads_ms: dict[int, int] = field(default_factory=dict)
-    """Shard index → by how much its time is ahead of its server's, by which letters were captured; none: not at all."""
     unheard: set[int] = field(default_factory=set)
     """Indexes of shards of which a `take` was not answered: what it leased, if it did, has to be given back."""
     outages: Outages = field(default_factory=Outages)

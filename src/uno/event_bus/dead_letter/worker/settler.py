@@ -149,8 +149,10 @@ class Settler:
             logger.warning("shard %s: %d outcomes came after their leases were over", tag, letters)
 
     def _note(self, batch: list[tuple[Held, Outcome]], verdicts: list[Verdict], unsure: bool) -> None:
-        report, holdings = self._session.report, self._session.holdings
+        report = self._session.report
         late = 0
+        for held, _ in batch:  # before anything of the application's is told: what that raises may hold no letter
+            self._session.holdings.drop(held)
         for (held, outcome), verdict in zip(batch, verdicts, strict=True):
             if verdict is not Verdict.OK:
                 late += 1
@@ -160,7 +162,6 @@ class Settler:
                 report.released += 1
             else:
                 self._count(outcome, held.letter)
-            holdings.drop(held)
         self._note_late(late, unsure)
         if self._session.records:
             ended = [_ended(*entry) for entry, verdict in zip(batch, verdicts, strict=True) if verdict is Verdict.OK]
@@ -182,6 +183,7 @@ class Settler:
                 self._tell_parked(letter, outcome.reason)
                 self._session.parked(letter, outcome.reason)
 
+    @harmless
     def _tell_parked(self, letter: Letter, why: str) -> None:
         ration = self._session.parked_lines
         if logger.isEnabledFor(logging.INFO) and ration.allows():

@@ -39,6 +39,8 @@ class Taker:
         """Monotonic time of the shard's last reply."""
         self.unanswered_since: float | None = None
         """Monotonic time of the first `take` since then; None: it was not asked, for want of room or of letters."""
+        self.waits_for_room = False
+        """It does not ask: whether the shard answers, heartbeats tell meanwhile."""
         self._listen_from: bytes | None = None
         self._listen = anyio.Event()
         self.ready = anyio.Event()
@@ -107,7 +109,11 @@ class Taker:
             await self.shard.hang_up()
             await self._wake.wait()
             self.replied_at, self.unanswered_since = monotonic(), None
-        return await self._session.holdings.reserve(self._batch_size)
+        self.waits_for_room = True
+        try:
+            return await self._session.holdings.reserve(self._batch_size)
+        finally:
+            self.waits_for_room = False
 
     async def take_alone(self) -> bool:
         """Take one due suspect, when this worker holds nothing; answer whether there was one."""
@@ -138,7 +144,6 @@ class Taker:
             self._session.holdings.hold(places, letters)
         self._trouble.over()
         self._session.clock.heard(taken.now_ms)
-        self._session.leads_ms[self.shard.index] = taken.lead_ms
         self.replied_at, self.unanswered_since = monotonic(), None
         self.suspect_due_ms = taken.suspect_due_ms
         if not alone:

@@ -110,7 +110,7 @@ class Vitals:
 
     def _is_silent(self, worker: Worker, taker: Taker, now: float) -> bool:
         """Whether a shard is out of touch: for its taker, or, as a worker without room does not ask, for heartbeats."""
-        since = taker.unanswered_since
+        since = None if taker.waits_for_room else taker.unanswered_since
         return (since is not None and now - since > SILENT_AFTER_S) or not worker.session.can_keep_leases(
             taker.shard.index
         )

@@ -123,10 +123,13 @@ class Worker:
 
     async def _announce(self, assignment: Assignment) -> None:
         await assignment.known.wait()
-        for taker in self._takers:
-            if taker.shard.index in self._session.served:
-                await taker.ready.wait()
+        while waited_for := [taker for taker in self._takers if self._is_awaited(taker)]:
+            with anyio.move_on_after(self._session.tick_s):  # it may be another worker's by then
+                await waited_for[0].ready.wait()
         self.ready.set()
+
+    def _is_awaited(self, taker: Taker) -> bool:
+        return taker.shard.index in self._session.served and not taker.ready.is_set()
 
     async def _idle(self) -> None:
         """Wait until no shard has anything due and nothing is held, and no lease of a dead worker has run out."""

@@ -26,7 +26,12 @@ __all__ = ["CaptureSpans", "carried"]
 
 def carried(given: Mapping[str, Any]) -> bool:
     """Whether the caller's own headers have a trace context: the capture adds none then."""
-    return any(name in given for name in propagate.get_global_textmap().fields if name != "baggage")
+    return any(name in given for name in _fields() or ())
+
+
+@harmless
+def _fields() -> set[str]:
+    return propagate.get_global_textmap().fields - {"baggage"}
 
 
 class CaptureSpans:

@@ -18,6 +18,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from uno.event_bus.dead_letter.history import History
 from uno.event_bus.dead_letter.letter import Letter
 from uno.event_bus.dead_letter.telemetry import semconv
+from uno.event_bus.dead_letter.telemetry.tracing.tracers import harmless
 
 __all__ = ["LetterTrace", "conversation_of", "creation_in", "previous_attempt", "remember", "trace_of"]
 
@@ -155,6 +156,7 @@ def trace_of(letter: Letter, base: Context) -> LetterTrace:
     return LetterTrace(found if found is not None and found.is_valid else None, context, conversation_of(headers))
 
 
+@harmless
 def creation_in(headers: Mapping[str, Any]) -> SpanContext | None:
     """Return the trace context in the headers that a caller gives; None when there is none, or a broken one."""
     found = trace.get_current_span(propagate.extract(headers, Context(), getter=_TEXTS)).get_span_context()

@@ -47,13 +47,6 @@ class Tracers:
         return self._tracer
 
 
-def _tracer_of(provider: TracerProvider) -> Tracer | None:
-    if isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
-        return None
-    tracer = provider.get_tracer(semconv.SCOPE, _version(), semconv.SCHEMA_URL)
-    return None if isinstance(tracer, trace.NoOpTracer) else tracer  # the SDK's answer to OTEL_SDK_DISABLED
-
-
 _told: set[str] = set()
 """What has failed, and was logged: each only once, because it may fail for every letter."""
 
@@ -73,6 +66,14 @@ def harmless[**P, T](method: Callable[P, T]) -> Callable[P, T | None]:
             return None
 
     return call
+
+
+@harmless
+def _tracer_of(provider: TracerProvider) -> Tracer | None:
+    if isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
+        return None
+    tracer = provider.get_tracer(semconv.SCOPE, _version(), semconv.SCHEMA_URL)
+    return None if isinstance(tracer, trace.NoOpTracer) else tracer  # the SDK's answer to OTEL_SDK_DISABLED
 
 
 def error_type_of(error: BaseException) -> str:
