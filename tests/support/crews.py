@@ -66,7 +66,10 @@ class WorkerProcess:
         return self.process.poll() is None
 
     def wait_ready(self) -> None:
-        assert self.is_ready.wait(START_S), self.complaints
+        """Wait until it is ready; or was killed before, as by a poison letter that it took first."""
+        deadline = time.monotonic() + START_S
+        while not self.is_ready.wait(0.01) and self.process.poll() != -signal.SIGKILL:
+            assert time.monotonic() < deadline and self.is_alive, self.complaints
 
     def send(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
