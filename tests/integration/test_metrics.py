@@ -19,6 +19,7 @@ from tests.support.probes import get
 from tests.support.servers import Server
 from tests.support.waiting import eventually, running
 from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue, Discard, PartialCapture
+from uno.event_bus.dead_letter.store import browse
 from uno.event_bus.dead_letter.surveyor import Surveyor
 from uno.event_bus.dead_letter.telemetry import names
 from uno.event_bus.dead_letter.telemetry.condition import Condition
@@ -255,6 +256,25 @@ async def test_shards_of_a_node_that_is_away_are_told_as_they_were(cluster: Clus
     killed.start()
     await eventually(partial(answers, queue, 0))
     await eventually(lambda: _page_when(exposed, names.SHARD_UP, 8))
+
+
+async def test_a_shard_that_lost_its_books_makes_no_total_fall(queues: Queues, place: Any) -> None:
+    """Prometheus would take that for a restart, and what is left of the sum for new events."""
+    queue = queues(shards=4)
+    exposed = exposing(queue)
+    await queue.add_many(range(200), delay=60)
+    assert (await page_of(exposed)).value(names.CAPTURED) == 200
+    left = (await queue.stats()).open
+    shard = (await queue._store()).shards[2]
+    lost = int((await browse.stats(shard))["open"])
+    assert 0 < lost < left
+    for client in place.clients():
+        for key in client.keys(shard.key("*")):
+            client.delete(key)
+    page = await page_of(exposed)
+    assert (page.value(names.CAPTURED), page.value(names.QUEUE_SIZE)) == (200, 200 - lost)
+    await queue.add_many(range(100), delay=60)
+    assert (await page_of(exposed)).value(names.CAPTURED) == 300
 
 
 async def test_a_server_that_hangs_holds_a_scrape_for_a_bounded_time(stoppable: Server) -> None:
