@@ -14,8 +14,10 @@ from tests.integration.conftest import Queues
 from tests.support.servers import Server
 from tests.support.waiting import eventually
 from uno.event_bus.dead_letter import DeadLetterQueue, Letter
+from uno.event_bus.dead_letter.handlers import Handlers
 from uno.event_bus.dead_letter.letter import NewLetter
 from uno.event_bus.dead_letter.telemetry.condition import Condition
+from uno.event_bus.dead_letter.telemetry.log_fields import Fields
 from uno.event_bus.dead_letter.telemetry.recorder import Recorder
 from uno.event_bus.dead_letter.worker.session import consumer_name
 from uno.event_bus.dead_letter.worker.shares import shares
@@ -269,3 +271,32 @@ async def test_a_recorder_that_is_added_hears_beside_the_applications_own(queues
     await queue.add_many([1, 2, 3], type="a", delay=0)
     await queue.process()
     assert (first.attempts, last.attempts) == (3, 3)
+
+
+async def test_a_line_about_a_letter_that_could_not_be_run_names_that_letter(
+    queues: Queues, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not the one that was run in its place before."""
+    queue, fields, ran = queues(shards=1, concurrency=1), Fields(), anyio.Event()
+
+    @queue.handler()
+    async def handle(event: object) -> None:
+        ran.set()
+
+    def find(self: Handlers, letter: Letter) -> None:
+        raise RuntimeError("a defect")
+
+    caplog.handler.addFilter(fields)
+    try:
+        async with watched(queue) as (vitals, _):
+            await queue.add({}, delay=0)
+            await ran.wait()
+            await eventually(lambda: vitals.ready().facts["held"] == 0)
+            with monkeypatch.context() as broken:
+                broken.setattr(Handlers, "find", find)
+                id = await queue.add({}, delay=0)
+                await eventually(lambda: "could not be run" in caplog.text)
+    finally:
+        caplog.handler.removeFilter(fields)
+    lines = [line for line in caplog.records if "could not be run" in line.getMessage()]
+    assert {line.__dict__["letter_id"] for line in lines} == {id}
