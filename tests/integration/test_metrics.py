@@ -8,17 +8,22 @@ from time import monotonic
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from tests.integration.conftest import Queues
 from tests.integration.test_cluster import answers, primary_of_shard
 from tests.support.clusters import Cluster
 from tests.support.pages import Page
+from tests.support.probes import get
 from tests.support.servers import Server
 from tests.support.waiting import eventually, running
-from uno.event_bus.dead_letter import DeadLetterQueue, Discard, PartialCapture
+from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue, Discard, PartialCapture
+from uno.event_bus.dead_letter.store import browse
 from uno.event_bus.dead_letter.surveyor import Surveyor
 from uno.event_bus.dead_letter.telemetry import names
+from uno.event_bus.dead_letter.telemetry.condition import Condition
+from uno.event_bus.dead_letter.telemetry.exposition import Exposition
 from uno.event_bus.dead_letter.telemetry.names import OTHER, TABLE
 from uno.event_bus.dead_letter.telemetry.registry import Exposed, registry_for
 from uno.event_bus.dead_letter.worker.session import Report
@@ -253,6 +258,25 @@ async def test_shards_of_a_node_that_is_away_are_told_as_they_were(cluster: Clus
     await eventually(lambda: _page_when(exposed, names.SHARD_UP, 8))
 
 
+async def test_a_shard_that_lost_its_books_makes_no_total_fall(queues: Queues, place: Any) -> None:
+    """Prometheus would take that for a restart, and what is left of the sum for new events."""
+    queue = queues(shards=4)
+    exposed = exposing(queue)
+    await queue.add_many(range(200), delay=60)
+    assert (await page_of(exposed)).value(names.CAPTURED) == 200
+    left = (await queue.stats()).open
+    shard = (await queue._store()).shards[2]
+    lost = int((await browse.stats(shard))["open"])
+    assert 0 < lost < left
+    for client in place.clients():
+        for key in client.keys(shard.key("*")):
+            client.delete(key)
+    page = await page_of(exposed)
+    assert (page.value(names.CAPTURED), page.value(names.QUEUE_SIZE)) == (200, 200 - lost)
+    await queue.add_many(range(100), delay=60)
+    assert (await page_of(exposed)).value(names.CAPTURED) == 300
+
+
 async def test_a_server_that_hangs_holds_a_scrape_for_a_bounded_time(stoppable: Server) -> None:
     """And what it held is told as it was."""
     async with DeadLetterQueue(stoppable.url) as queue:
@@ -267,6 +291,46 @@ async def test_a_server_that_hangs_holds_a_scrape_for_a_bounded_time(stoppable: 
         assert 0.3 <= took_s < 1
         assert [shard.is_up for shard in found.shards] == [False] * 4 and found.total("open") == 1
         assert [server.is_up for server in found.servers.values()] == [False] and found.workers is None
+
+
+async def test_a_scrape_tells_that_a_server_hangs(stoppable: Server) -> None:
+    """With all bounds as they are: the page waits for the answers longer than they are waited for."""
+    async with DeadLetterQueue(stoppable.url, DeadLetterConfig(shards=1)) as queue:
+        await queue.add(1, delay=60)
+        exposed = exposing(queue)
+        assert (await page_of(exposed)).value(names.SERVER_UP) == 1
+        told = Condition(True)
+        async with Exposition(
+            exposed.registry,
+            host="127.0.0.1",
+            port=0,
+            refresh=exposed.snapshots.refresh,
+            live=lambda: told,
+            ready=lambda: told,
+        ) as served:
+            stoppable.send(signal.SIGSTOP)
+            try:
+                answer = await anyio.to_thread.run_sync(get, served.url, "/metrics")
+            finally:
+                stoppable.send(signal.SIGCONT)
+    lines = answer.body.decode().splitlines()
+    assert 'dlq_shard_up{queue="default",shard="0"} 0.0' in lines
+    assert [line[-4:] for line in lines if line.startswith("dlq_server_up{")] == [" 0.0"]
+
+
+async def test_a_server_that_refuses_info_is_down_and_told_as_it_was(stoppable: Server) -> None:
+    """Noughts would look like a server that has begun anew, and its traffic since like a burst."""
+    async with DeadLetterQueue(stoppable.url, DeadLetterConfig(shards=1)) as queue:
+        exposed = exposing(queue)
+        await queue.add(1, delay=60)
+        before = await page_of(exposed)
+        assert before.value(names.SERVER_MEMORY) > 0
+        stoppable.client.execute_command("ACL", "SETUSER", "default", "-info")
+        page = await page_of(exposed)
+        assert page.value(names.SERVER_UP) == 0
+        for metric in (names.SERVER_MEMORY, names.SERVER_CPU, names.SERVER_NETWORK):
+            assert page.value(metric) == before.value(metric)
+        assert (page.value(names.SHARD_UP), page.value(names.QUEUE_SIZE)) == (1, 1)
 
 
 async def test_servers_are_told_as_they_say(place: Any, queues: Queues) -> None:

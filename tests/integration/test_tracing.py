@@ -14,6 +14,7 @@ import anyio.from_thread
 import anyio.lowlevel
 import pytest
 from opentelemetry import baggage, context, propagate, trace
+from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from redis.asyncio import Redis
@@ -636,3 +637,43 @@ async def test_what_traces_cannot_harm_letters(
         await queue.add_many([{"n": n} for n in range(1, 4)], type="order", delay=0)
         report = await queue.process()
     assert report.resolved == 4 and sorted(done) == [0, 1, 2, 3] and traces.all() == []
+
+
+class _BrokenPropagator(TextMapPropagator):
+    """One of these methods raises."""
+
+    def __init__(self, broken: str) -> None:
+        self._broken = broken
+
+    def _do(self, name: str) -> None:
+        if name == self._broken:
+            raise RuntimeError("the propagator is broken")
+
+    def extract(self, carrier: Any, context: Any = None, getter: Any = None) -> Any:
+        self._do("extract")
+        return context
+
+    def inject(self, carrier: Any, context: Any = None, setter: Any = None) -> None:
+        self._do("inject")
+
+    @property
+    def fields(self) -> set[str]:
+        self._do("fields")
+        return {"x-trace"}
+
+
+@pytest.mark.parametrize("broken", ["extract", "inject", "fields"])
+async def test_a_propagator_that_raises_costs_no_capture(broken: str, queues: Queues, traces: Traces) -> None:
+    """Nor the headers of its caller; and the letter is worked off."""
+    before = propagate.get_global_textmap()
+    propagate.set_global_textmap(_BrokenPropagator(broken))
+    try:
+        queue = queues(tracer_provider=traces.provider)
+        queue.add_handler(lambda event: None)
+        id = await queue.add(1, delay=0, headers={"x-trace": "1", "tenant": "a"})
+        await queue.add(2, delay=0)
+        await queue.add_many([3, 4], delay=0)
+        assert (await queue.get(id)).headers == {"x-trace": "1", "tenant": "a"}
+        assert (await queue.process()).resolved == 4
+    finally:
+        propagate.set_global_textmap(before)

@@ -1,8 +1,11 @@
 """Vitals: ready means that letters get on, and not ready says why."""
 
+import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
 
 import anyio
 import pytest
@@ -10,9 +13,14 @@ import pytest
 from tests.integration.conftest import Queues
 from tests.support.servers import Server
 from tests.support.waiting import eventually
-from uno.event_bus.dead_letter import DeadLetterQueue
+from uno.event_bus.dead_letter import DeadLetterQueue, Letter
+from uno.event_bus.dead_letter.handlers import Handlers
+from uno.event_bus.dead_letter.letter import NewLetter
 from uno.event_bus.dead_letter.telemetry.condition import Condition
+from uno.event_bus.dead_letter.telemetry.log_fields import Fields
 from uno.event_bus.dead_letter.telemetry.recorder import Recorder
+from uno.event_bus.dead_letter.worker.session import consumer_name
+from uno.event_bus.dead_letter.worker.shares import shares
 from uno.event_bus.dead_letter.worker.vitals import Vitals
 
 
@@ -139,6 +147,108 @@ async def test_a_shard_that_does_not_answer_makes_the_worker_unready_until_it_do
         await ready(vitals)
 
 
+async def test_a_worker_is_ready_again_after_an_outage_that_its_handlers_outlast(
+    queues: Queues, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without room it does not ask the shard that was away: that it asked in vain, before, says nothing."""
+    monkeypatch.setattr("uno.event_bus.dead_letter.worker.vitals.SILENT_AFTER_S", 0.1)
+    queue = queues(shards=2, concurrency=1, batch_size=1)
+    meta = (await queue._store()).shards[0].key("meta")
+    go = anyio.Event()
+
+    @queue.handler()
+    async def handle(event: object) -> None:
+        await go.wait()
+
+    async with watched(queue) as (vitals, _):
+        await ready(vitals)
+        server.client.hset(meta, "protocol", 99)  # no answer that the engine understands
+        await eventually(lambda: vitals.ready().why.startswith("no answer from shard 0"))
+        for key in await _keys_of(queue, 1):
+            await queue.add({}, ordering_key=key, delay=0)
+        await eventually(lambda: vitals.ready().facts["held"] == 1)
+        server.client.hset(meta, "protocol", 1)
+        await ready(vitals)
+        assert vitals.ready().facts["held"] == 1
+        go.set()
+
+
+async def _keys_of(queue: DeadLetterQueue, index: int) -> list[str]:
+    """Return ordering keys of one shard."""
+    store = await queue._store()
+    return [key for key in "abcdefghijklmnop" if store.home_of(NewLetter("e", "t", b"", ordering_key=key)) == index]
+
+
+async def test_a_worker_is_ready_when_the_shard_that_never_answered_is_anothers(
+    queues: Queues, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for its own alone."""
+    pairs = iter(lambda: (consumer_name(), consumer_name()), None)
+    names = next(pair for pair in pairs if shares(pair, 2)[pair[0]] == {1})  # shard 0 goes to the second
+    words = iter([name.rpartition("-")[2] for name in names])
+    secrets = SimpleNamespace(token_hex=lambda size: next(words))
+    monkeypatch.setattr("uno.event_bus.dead_letter.worker.session.secrets", secrets)
+    first, second = queues(shards=2, lease_seconds=0.6), queues(shards=2, lease_seconds=0.6)
+    meta = (await first._store()).shards[0].key("meta")
+    server.client.hset(meta, mapping={"protocol": 99, "mark": "0-0"})
+    async with watched(first) as (vitals, _):
+        await eventually(lambda: vitals.ready().facts.get("served") == [0, 1])
+        assert not vitals.ready().ok
+        async with watched(second) as (others, _):
+            await ready(vitals)
+            assert vitals.ready().facts["served"] == [1]
+            assert others.ready().facts["served"] == [0] and not others.ready().ok
+    server.client.hset(meta, "protocol", 1)
+
+
+class _RaisingFilter(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        raise KeyError("redact")
+
+
+def _raising_factory(*args: Any, **more: Any) -> logging.LogRecord:
+    """A factory whose records have a field that ours have: `extra` raises."""
+    record = logging.LogRecord(*args, **more)
+    record.letter_id = None
+    return record
+
+
+@pytest.fixture(params=["filter", "factory"])
+def broken_logging(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Logging of an application that raises on the lines of the settler."""
+    logger, broken = logging.getLogger("uno.event_bus.dead_letter.worker.settler"), _RaisingFilter()
+    level, factory = logger.level, logging.getLogRecordFactory()
+    logger.setLevel(logging.INFO)
+    if request.param == "filter":
+        logger.addFilter(broken)
+    else:
+        logging.setLogRecordFactory(_raising_factory)
+    yield
+    logging.setLogRecordFactory(factory)
+    logger.removeFilter(broken)
+    logger.setLevel(level)
+
+
+async def test_logging_that_raises_holds_no_letter(queues: Queues, broken_logging: None) -> None:
+    """On the line about one that is parked: all are settled, let go of, and told to hooks."""
+    queue, told = queues(shards=1, max_retries=0), list[str]()
+
+    @queue.on_parked
+    async def hook(letter: Letter, why: str) -> None:
+        told.append(letter.id)
+
+    @queue.handler()
+    async def fail(event: int) -> None:
+        raise ValueError("no")
+
+    async with watched(queue) as (vitals, _):
+        await ready(vitals)
+        ids = await queue.add_many(range(10), delay=0)
+        await eventually(lambda: sorted(told) == sorted(ids), within_s=4)
+        await eventually(lambda: vitals.ready().facts["held"] == 0, within_s=4)
+    assert (await queue.stats()).parked == 10
+
+
 async def test_a_recorder_that_is_added_hears_beside_the_applications_own(queues: Queues) -> None:
     """What one raises is not the other's trouble."""
 
@@ -161,3 +271,32 @@ async def test_a_recorder_that_is_added_hears_beside_the_applications_own(queues
     await queue.add_many([1, 2, 3], type="a", delay=0)
     await queue.process()
     assert (first.attempts, last.attempts) == (3, 3)
+
+
+async def test_a_line_about_a_letter_that_could_not_be_run_names_that_letter(
+    queues: Queues, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not the one that was run in its place before."""
+    queue, fields, ran = queues(shards=1, concurrency=1), Fields(), anyio.Event()
+
+    @queue.handler()
+    async def handle(event: object) -> None:
+        ran.set()
+
+    def find(self: Handlers, letter: Letter) -> None:
+        raise RuntimeError("a defect")
+
+    caplog.handler.addFilter(fields)
+    try:
+        async with watched(queue) as (vitals, _):
+            await queue.add({}, delay=0)
+            await ran.wait()
+            await eventually(lambda: vitals.ready().facts["held"] == 0)
+            with monkeypatch.context() as broken:
+                broken.setattr(Handlers, "find", find)
+                id = await queue.add({}, delay=0)
+                await eventually(lambda: "could not be run" in caplog.text)
+    finally:
+        caplog.handler.removeFilter(fields)
+    lines = [line for line in caplog.records if "could not be run" in line.getMessage()]
+    assert {line.__dict__["letter_id"] for line in lines} == {id}

@@ -55,6 +55,14 @@ async def rescheduled(shard: Shard, delay_ms: int) -> str:
     return id
 
 
+async def taken(shard: Shard) -> None:
+    assert (await shard.take("w", 1)).letters == []
+
+
+async def reclaimed(shard: Shard) -> None:
+    assert (await shard.reclaim(lease_ms=30_000, max_crashes=3)).suspects == []
+
+
 @pytest.mark.parametrize("put_off", [retried, captured, rescheduled])
 async def test_a_letter_put_off_before_the_clock_was_set_back_waits_no_longer(
     put_off: Callable[[Shard, int], Awaitable[str]], shard: Shard
@@ -77,6 +85,38 @@ async def test_a_take_that_finds_nothing_notices_a_clock_that_was_set_back(shard
     before = await time_of(shard)
     set_clock(shard, 8_000)
     assert await time_of(shard) - before == 7_000
+
+
+@pytest.mark.parametrize("is_called", [taken, reclaimed])
+async def test_a_step_back_after_quiet_minutes_is_noticed(
+    is_called: Callable[[Shard], Awaitable[None]], shard: Shard
+) -> None:
+    """Calls that find nothing note how late it is: a letter put off by half an hour waits for what is left of that."""
+    set_clock(shard, 0)
+    id = await captured(shard, 30 * 60_000)
+    await taken(shard)
+    set_clock(shard, 29 * 60_000)
+    await is_called(shard)
+    set_clock(shard, 1_000)
+    assert (await shard.take("w", 1)).letters == []
+    set_clock(shard, 71_000)
+    assert [letter.id for letter in (await shard.take("w", 1)).letters] == [id]
+
+
+@pytest.mark.parametrize("is_called", [taken, reclaimed])
+async def test_calls_that_find_nothing_write_the_time_every_five_seconds(
+    is_called: Callable[[Shard], Awaitable[None]], shard: Shard, look: Look
+) -> None:
+    """No oftener: an idle worker makes many."""
+    set_clock(shard, 0)
+    await captured(shard, HOUR_MS)
+    await taken(shard)
+    written = []
+    for ms in range(0, 16_000, 500):
+        set_clock(shard, ms)
+        await is_called(shard)
+        written.append(int(look.meta["clock"]) - NOW_US)
+    assert sorted(set(written)) == [0, 5_000_000, 10_000_000, 15_000_000]
 
 
 async def test_a_lead_is_given_back(shard: Shard) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -134,6 +135,45 @@ def test_a_password_in_a_url_is_in_no_line(logger: logging.Logger, formatter: lo
             logger.exception("at %s", "rediss://:s3cret@host", extra={"error": "redis://u:s3cret@host"})
         text = str(read())
     assert "s3cr" not in text and "://***@host" in text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://user:s3cret@host",
+        "redis://s3cret@host",
+        "redis://:s3cr:et@host",
+        "redis://user:s3cr/s3cr@host",
+        "redis://user:s3cr@s3cr/s3cr:s3cr@host",
+        "redis://user:x/s3cr@host,redis://:s3cr@host",
+    ],
+)
+def test_whatever_a_password_is_made_of_it_is_in_no_line(url: str) -> None:
+    """Also what ought to have been quoted in a URL."""
+    line = PlainLines().format(logging.makeLogRecord({"msg": f"({url}/0) is away"}))
+    assert "s3cr" not in line and "://***@host/0) is away" in line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mail ann@shop.example",
+        "see redis://host:6379/0, or mail ann@shop.example",
+        "http://shop/orders?by=ann@shop.example",
+        "http://shop:8080/of/ann@shop.example",
+    ],
+)
+def test_an_address_that_is_no_password_stays_in_its_line(text: str) -> None:
+    assert text in PlainLines().format(logging.makeLogRecord({"msg": text}))
+
+
+@pytest.mark.parametrize("part", ["://", "://a", "://a:", "x", "://:a/", "@", ":"])
+def test_a_long_line_is_searched_for_passwords_in_linear_time(part: str) -> None:
+    """Anybody's text may come into one: 100 KiB of what looks like URLs took a second and more."""
+    record = logging.makeLogRecord({"msg": "://" + part * (100_000 // len(part)) + " @"})
+    began = time.process_time()
+    PlainLines().format(record)
+    assert time.process_time() - began < 0.5
 
 
 def test_a_line_is_written_five_times_in_ten_seconds_and_then_counted(

@@ -170,12 +170,22 @@ async def test_a_scrape_that_is_given_up_leaves_the_next_one_alone() -> None:
 
 
 def test_a_total_does_not_fall_when_a_failover_takes_some_of_it_back() -> None:
-    """It waits until the shard is there again; a queue that began anew begins at its own."""
+    """It waits until the shard is there again."""
     before = shard(captured=1_000, resolved=900)
-    assert shard(captured=990, resolved=905).after(before).number("captured") == 1_000
-    assert shard(captured=990, resolved=905).after(before).number("resolved") == 905
-    assert shard(captured=10).after(before).number("captured") == 10
-    assert shard(captured=1_001).after(before).number("captured") == 1_001
+    assert shard(captured=990, resolved=905).after(before).total("captured") == 1_000
+    assert shard(captured=990, resolved=905).after(before).total("resolved") == 905
+    assert shard(captured=1_001).after(before).total("captured") == 1_001
+
+
+def test_a_total_of_a_shard_that_lost_its_books_goes_on_from_where_it_ended() -> None:
+    """As often as that happens, also while the shard is away, and by each total for itself; sizes are as they are."""
+    seen = shard(captured=1_000, crashed=1, open=50)
+    for captured, crashed in ((0, 0), (10, 1), (7, 3), (0, 3), (5, 4)):
+        seen = shard(captured=captured, crashed=crashed, open=captured).after(seen)
+    assert (seen.total("captured"), seen.total("crashed"), seen.number("open")) == (1_015, 5, 5)
+    [away] = Snapshot(QUEUE, (seen,)).away().shards
+    assert away.total("captured") == 1_015
+    assert shard(captured=6).after(away).total("captured") == 1_016
 
 
 def test_totals_are_not_told_before_every_shard_has_told_them() -> None:

@@ -87,7 +87,9 @@ def _of_process(given: "DeadLetterConfig", of_app: "DeadLetterConfig", options: 
     from uno.event_bus.dead_letter.config import VARIABLES
 
     names = ("metrics_port", "metrics_host", "log_format", "log_level")
-    said = {name: getattr(given, name) for name in names if name in options or VARIABLES[name] in os.environ}
+    # An empty variable counts as not set.
+    of_variables = {name for name in names if os.environ.get(VARIABLES[name], "").strip()}
+    said = {name: getattr(given, name) for name in names if name in options | of_variables}
     return replace(of_app, **{name: value for name, value in said.items() if value is not None})
 
 

@@ -1,6 +1,7 @@
 """The surveyor: asks shards, servers, registry and spool what metrics tell of a queue, in bounded time."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from time import monotonic
 from typing import Final
 
@@ -72,7 +73,7 @@ class Surveyor:
         shards = []
         for index in range(len(store.shards)):
             known = before.shards[index] if index < len(before.shards) else None
-            away = ShardSeen(False) if known is None else ShardSeen(False, known.books, known.answered_at)
+            away = ShardSeen(False) if known is None else replace(known, is_up=False)
             shards.append(self._shards[index].after(known) if index in self._shards else away)
         servers = {}
         for node in store.topology.primaries:

@@ -45,6 +45,12 @@ class ShardSeen:
     """As of its last answer; empty when it never gave one."""
     answered_at: float = 0.0
     """Monotonic time of that, seconds."""
+    ended: Mapping[str, int] = field(default_factory=dict)
+    """Total → what it had come to each time that it began anew, added up; since this process first heard of it."""
+
+    def total(self, name: str) -> int:
+        """Return a total that never falls."""
+        return self.number(name) + self.ended.get(name, 0)
 
     def number(self, name: str) -> int:
         """Return a count or a total; 0 where there is none."""
@@ -66,16 +72,19 @@ class ShardSeen:
         """Return this with totals that have not fallen since `before`.
 
         A failover may take a shard back by some letters, and they are captured and counted again. Only a total that
-        has fallen by half or more began anew: the queue was removed.
+        has fallen by half or more began anew: the shard has lost its books, or the queue was removed. It goes on from
+        where it ended: the sum over the shards would fall a little, and all of it count as new events.
         """
         if before is None:
             return self
-        kept = {
-            name: before.number(name)
-            for name in TOTALS
-            if before.number(name) / 2 < self.number(name) < before.number(name)
-        }
-        return replace(self, books={**self.books, **kept}) if kept else self
+        kept, ended = {}, dict(before.ended)
+        for name in TOTALS:
+            was, now = before.number(name), self.number(name)
+            if was / 2 < now < was:
+                kept[name] = was
+            elif now < was:
+                ended[name] = ended.get(name, 0) + was
+        return replace(self, books={**self.books, **kept} if kept else self.books, ended=ended)
 
 
 def _whole(value: int | str | None) -> int:
@@ -137,7 +146,7 @@ class Snapshot:
 
     def total(self, name: str) -> int:
         """Return the sum over the shards of a count or a total."""
-        return sum(shard.number(name) for shard in self.shards)
+        return sum(shard.total(name) for shard in self.shards)
 
     def away(self) -> "Snapshot":
         """Return what is told when nothing answers any more."""
