@@ -77,7 +77,8 @@ class ShardSeen:
         """
         if before is None:
             return self
-        kept, ended = {}, dict(before.ended)
+        kept: dict[str, int] = {}
+        ended = dict(before.ended)
         for name in TOTALS:
             was, now = before.number(name), self.number(name)
             if was / 2 < now < was:
