@@ -27,11 +27,6 @@ type Spawn = Callable[..., subprocess.Popen[str]]
 FEW = ("--letters", "200", "--workers", "1")
 
 
-@pytest.fixture
-def cli(redis_url: str) -> Cli:
-    return Cli(redis_url)
-
-
 class Own:
     """`bench` in a process of its own, with servers of its own, whose every trace can be found."""
 

@@ -12,11 +12,6 @@ ODD = b'{"n" : 1.50,  "s":"\\u00e9\xc3\xa9", "n": 12345678901234567890123}'
 """Spaces, a repeated key and a long number: anything that decodes and encodes would change it."""
 
 
-@pytest.fixture
-def cli(redis_url: str) -> Cli:
-    return Cli(redis_url)
-
-
 def lines(*payloads: bytes) -> bytes:
     return b"".join(b'{"type":"t","event_id":"e%d","payload":%b}\n' % (n, p) for n, p in enumerate(payloads))
 

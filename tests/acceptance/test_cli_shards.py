@@ -4,20 +4,7 @@ import signal
 from pathlib import Path
 from time import monotonic
 
-import pytest
-
-from tests.support.cli import APP, Cli, wait_for_line
-
-
-@pytest.fixture
-def cli(redis_url: str) -> Cli:
-    return Cli(redis_url)
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Path:
-    (tmp_path / "shop.py").write_text(APP)
-    return tmp_path
+from tests.support.cli import Cli, wait_for_line
 
 
 def test_workers_are_listed_with_the_shards_that_they_serve(cli: Cli, shop: Path) -> None:

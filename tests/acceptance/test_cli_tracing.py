@@ -13,21 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.cli import APP, Cli, wait_for_line
+from tests.support.cli import Cli, wait_for_line
 from tests.support.waiting import eventually
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-
-
-@pytest.fixture
-def cli(redis_url: str) -> Cli:
-    return Cli(redis_url)
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Path:
-    (tmp_path / "shop.py").write_text(APP)
-    return tmp_path
 
 
 def work_off(cli: Cli, shop: Path, **variables: str) -> tuple[str, str]:

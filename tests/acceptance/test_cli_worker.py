@@ -25,11 +25,6 @@ async def slow(event):
 
 
 @pytest.fixture
-def cli(redis_url: str) -> Cli:
-    return Cli(redis_url)
-
-
-@pytest.fixture
 def shop(tmp_path: Path) -> Path:
     (tmp_path / "shop.py").write_text(APP)
     (tmp_path / "slow.py").write_text(SLOW)

@@ -4,8 +4,6 @@ Its handler fails until the attempt that the event names, ``{"until": 3}``, and 
 """
 
 import json
-import os
-import signal
 import sys
 from typing import Any
 
@@ -13,6 +11,7 @@ import anyio
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
+from tests.support.serving import serve
 from tests.support.spans import JsonLines
 from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue, Letter
 
@@ -30,22 +29,7 @@ async def main(settings: dict[str, Any]) -> None:
         if letter.attempt < event["until"]:
             raise ValueError(f"not at attempt {letter.attempt}")
 
-    stop, ready = anyio.Event(), anyio.Event()
-
-    async def obey() -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM) as signals:
-            async for _ in signals:
-                stop.set()
-
-    async def announce() -> None:
-        await ready.wait()
-        os.write(1, b"ready\n")
-
-    async with queue, anyio.create_task_group() as group:
-        group.start_soon(obey)
-        group.start_soon(announce)
-        await queue.run(stop=stop, ready=ready)
-        group.cancel_scope.cancel()
+    await serve(queue)
 
 
 if __name__ == "__main__":

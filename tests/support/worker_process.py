@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import anyio
 
+from tests.support.serving import serve
 from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue, Letter
 
 
@@ -66,23 +67,7 @@ async def main(settings: dict[str, Any]) -> None:
         await anyio.sleep(event["ms"] / 1000)
         note("end", event, letter)
 
-    stop, ready = anyio.Event(), anyio.Event()
-
-    async def obey() -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM) as signals:
-            async for _ in signals:
-                stop.set()
-
-    async def announce() -> None:
-        await ready.wait()
-        os.write(1, b"ready\n")
-
-    async with queue, anyio.create_task_group() as group:
-        group.start_soon(obey)
-        group.start_soon(announce)
-        report = await queue.run(stop=stop, ready=ready)
-        os.write(1, f"{report}\n".encode())
-        group.cancel_scope.cancel()
+    os.write(1, f"{await serve(queue)}\n".encode())
 
 
 if __name__ == "__main__":

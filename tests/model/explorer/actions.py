@@ -356,7 +356,10 @@ def mend(world: World) -> str:
     verified = _walk(world, "verify", [])
     if verified is None:
         return "verify is refused"
-    for _, violations, drift, _ in verified:
+    for _, found, drift, _ in verified:
+        # When both clock and `token` went back, the next token may be below those of leases: then verify is right.
+        both = "clock" in world.damage and world.damage & {"failover", "lost"}
+        violations = [violation for violation in found if not (both and text(violation[0]) == "token")]
         if violations or (drift and not shot.waiting):
             raise Violation("unclean", f"verify after a whole repair says {violations}, drift {drift}")
     return "a whole repair: " + "; ".join(_repaired(world, reply) for reply in told)

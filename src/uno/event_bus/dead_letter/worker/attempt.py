@@ -212,8 +212,8 @@ class Attempts:
 
     def _tell_started(self, held: Held, now_s: float) -> None:
         lag_s = None
-        if held.shard_ahead_s is not None:
-            lag_s = max(0.0, now_s + held.shard_ahead_s - held.letter.due_ms / 1000)
+        if held.server_ahead_s is not None:
+            lag_s = max(0.0, now_s + held.server_ahead_s - held.letter.due_ms / 1000)
         self._session.recorder.started(self._session.config.queue, held.letter, lag_s)
 
     def _decide(self, letter: Letter, handler: Handler, error: BaseException, decoding: bool) -> Decision:

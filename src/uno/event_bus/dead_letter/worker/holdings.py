@@ -56,8 +56,8 @@ class Held:
     """Where its handler runs."""
     put_back: bool = False
     """It goes back as it was before a replay took it: no hook, and no report of a letter parked or retried."""
-    shard_ahead_s: float | None = None
-    """The shard's time less this process's monotonic clock, s, as of its `take`; None: it was not taken because due."""
+    server_ahead_s: float | None = None
+    """The server's time less this process's monotonic clock, s, as of its `take`; None: it was not taken as due."""
     before: Before | None = None
     """None: a letter that has to go back is due again after what its release says."""
     trace: LetterTrace | None = None

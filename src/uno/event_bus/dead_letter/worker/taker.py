@@ -132,7 +132,7 @@ class Taker:
             taken = await self.shard.take(self._session.consumer, 0 if alone else places, alone=alone)
             ahead_s = taken.now_ms / 1000 - monotonic()
             letters = [
-                Held(letter, letter.lease, self.shard, shard_ahead_s=ahead_s)
+                Held(letter, letter.lease, self.shard, server_ahead_s=ahead_s)
                 for letter in taken.letters
                 if letter.lease
             ]
