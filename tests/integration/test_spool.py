@@ -78,7 +78,8 @@ async def test_delay_and_time_of_failure_are_those_of_the_capture(spooling: Queu
         # What is left is counted when a try begins: later by what that has waited for Redis.
         assert before * 1000 - 50 <= letter.not_before_ms - delay_s * 1000 <= after * 1000 + 550
     assert before * 1000 - 50 <= one.failed_at_ms <= after * 1000 + 50
-    assert two.not_before_ms == two.captured_at_ms
+    # Due at once. An id's time may be a millisecond later than the script's: Redis 6.2 reads the clock again for it.
+    assert before * 1000 - 50 <= two.not_before_ms <= two.captured_at_ms
     assert three.failed_at_ms == 1_700_000_000_000
 
 
