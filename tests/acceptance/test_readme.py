@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from uno.event_bus.dead_letter import DeadLetterConfig
-from uno.event_bus.dead_letter.config import VARIABLES
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -71,7 +70,7 @@ def test_the_two_commands_are_there(target: str) -> None:
 
 def test_the_table_of_settings_is_complete() -> None:
     """Every field of `DeadLetterConfig`, in its order, with its default."""
-    expected = [[f"`{VARIABLES[each.name]}`", shown(each.default)] for each in fields(DeadLetterConfig)]
+    expected = [[f"`{DeadLetterConfig.variable(each.name)}`", shown(each.default)] for each in fields(DeadLetterConfig)]
     assert [row[:2] for row in rows("Settings")] == expected
     assert all(len(row) == 3 and row[2] for row in rows("Settings"))
 

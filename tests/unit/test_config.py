@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from uno.event_bus.dead_letter import config as module
-from uno.event_bus.dead_letter.config import VARIABLES, DeadLetterConfig
+from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.errors import ConfigError
 from uno.event_bus.dead_letter.rules import redact_url
 
@@ -36,6 +36,15 @@ BAD_VALUES: list[tuple[str, Any]] = [
     ("redis_url", "embedded"),
     ("redis_url", "embedded:path"),
     ("redis_url", "embedded://host/path"),
+    ("redis_username", "two words"),
+    ("redis_password", "two\nlines"),
+    ("redis_ca_file", ""),
+    ("service_url", "dlq-service:8000"),
+    ("service_url", "redis://host"),
+    ("service_url", "http://"),
+    ("service_url", "http://user:hunter2@host"),
+    ("service_url", "http://host:0"),
+    ("service_url", "http://host/?x=1"),
     ("queue", ""),
     ("queue", "Orders"),
     ("queue", "-orders"),
@@ -148,14 +157,24 @@ def test_every_field_is_documented() -> None:
 
 def test_variables_are_the_field_names_in_upper_case() -> None:
     """A field and its variable share one name."""
-    assert list(VARIABLES) == FIELDS
-    assert all(variable == f"DLQ_{name.upper()}" for name, variable in VARIABLES.items())
+    assert list(DeadLetterConfig.variables()) == FIELDS
+    assert all(variable == f"DLQ_{name.upper()}" for name, variable in DeadLetterConfig.variables().items())
 
 
 def test_every_variable_sets_its_field() -> None:
     """Each variable is read, and the texts mean what the arguments mean."""
     texts = {
         "DLQ_REDIS_URL": "rediss://user:pw@host:6380/1?ssl_cert_reqs=none",
+        "DLQ_REDIS_USERNAME": "uno",
+        "DLQ_REDIS_PASSWORD": "hunter2",
+        "DLQ_REDIS_PASSWORD_FILE": "/run/secrets/redis",
+        "DLQ_REDIS_CA_FILE": "/etc/uno/ca.pem",
+        "DLQ_REDIS_CERT_FILE": "/etc/uno/client.pem",
+        "DLQ_REDIS_KEY_FILE": "/etc/uno/client.key",
+        "DLQ_SERVICE_URL": "https://dlq-service:8000/",
+        "DLQ_SERVICE_TOKEN": "uno_token",
+        "DLQ_SERVICE_TOKEN_FILE": "/run/secrets/token",
+        "DLQ_SERVICE_CA_FILE": "/etc/uno/service-ca.pem",
         "DLQ_QUEUE": "orders.v2",
         "DLQ_SHARDS": " 16 ",
         "DLQ_DURABILITY": "Replicated",
@@ -188,9 +207,19 @@ def test_every_variable_sets_its_field() -> None:
         "DLQ_LOG_LEVEL": "Debug",
         "DLQ_CREATE_SPANS": "off",
     }
-    assert set(texts) == set(VARIABLES.values())
+    assert set(texts) == set(DeadLetterConfig.variables().values())
     assert DeadLetterConfig.from_env(texts) == DeadLetterConfig(
         redis_url="rediss://user:pw@host:6380/1?ssl_cert_reqs=none",
+        redis_username="uno",
+        redis_password="hunter2",
+        redis_password_file="/run/secrets/redis",
+        redis_ca_file="/etc/uno/ca.pem",
+        redis_cert_file="/etc/uno/client.pem",
+        redis_key_file="/etc/uno/client.key",
+        service_url="https://dlq-service:8000",
+        service_token="uno_token",
+        service_token_file="/run/secrets/token",
+        service_ca_file="/etc/uno/service-ca.pem",
         queue="orders.v2",
         shards=16,
         max_retries=3,
@@ -282,7 +311,7 @@ def test_url_of_each_kind_is_accepted_as_it_is(url: str) -> None:
 def test_bad_argument_is_refused_naming_variable_field_value_and_what_is_allowed(name: str, value: Any) -> None:
     """One line, the same shape for every field."""
     message = refused(**{name: value})
-    assert message.startswith(f"{VARIABLES[name]} ({name}) is ")
+    assert message.startswith(f"{DeadLetterConfig.variables()[name]} ({name}) is ")
     assert ": allowed is " in message
 
 
@@ -293,7 +322,7 @@ def test_numbers_that_are_not_finite_are_refused_everywhere(number: float) -> No
     for name in FIELDS:
         if type(getattr(defaults, name)) in (int, float) or name == "retry_for":
             refused(**{name: number})
-            refused_env({VARIABLES[name]: str(number)})
+            refused_env({DeadLetterConfig.variables()[name]: str(number)})
 
 
 @pytest.mark.parametrize(
@@ -331,7 +360,7 @@ def test_words_for_false(text: str) -> None:
 
 def test_empty_variable_counts_as_not_set() -> None:
     """Compose files set variables to nothing when the host has none."""
-    assert DeadLetterConfig.from_env(dict.fromkeys(VARIABLES.values(), " ")) == DeadLetterConfig()
+    assert DeadLetterConfig.from_env(dict.fromkeys(DeadLetterConfig.variables().values(), " ")) == DeadLetterConfig()
 
 
 def test_override_beats_its_variable_even_a_bad_one() -> None:
@@ -370,9 +399,8 @@ def test_misspelt_variable_is_refused_with_a_guess(variable: str, meant: str) ->
 @pytest.mark.parametrize(
     "variable",
     [
-        "DLQ_SERVICE_URL",
-        "DLQ_SERVICE_PORT",
         "DLQ_SERVICE_TOKENS_FILE",
+        "DLQ_SERVICE_PORT",
         "DLQ_REDIS_SERVER",
         "DLQ_TEST_SERVERS",
         "DLQ_REDIS_SERVICE_HOST",
@@ -467,7 +495,7 @@ def test_redacting_never_raises(text: str) -> None:
     redact_url(f"redis://{text}")
 
 
-@given(st.text(), st.sampled_from(sorted(VARIABLES.values())))
+@given(st.text(), st.sampled_from(sorted(DeadLetterConfig.variables().values())))
 def test_any_text_in_a_variable_is_taken_or_refused_in_one_line(text: str, variable: str) -> None:
     """No text of a variable gives anything but a config or a ConfigError."""
     try:

@@ -84,11 +84,11 @@ def _of_process(given: "DeadLetterConfig", of_app: "DeadLetterConfig", options: 
     """Return the application's settings with what options and variables say of the process, not of the queue."""
     from dataclasses import replace
 
-    from uno.event_bus.dead_letter.config import VARIABLES
+    from uno.event_bus.dead_letter import DeadLetterConfig
 
     names = ("metrics_port", "metrics_host", "log_format", "log_level")
     # An empty variable counts as not set.
-    of_variables = {name for name in names if os.environ.get(VARIABLES[name], "").strip()}
+    of_variables = {name for name in names if os.environ.get(DeadLetterConfig.variable(name), "").strip()}
     said = {name: getattr(given, name) for name in names if name in options | of_variables}
     return replace(of_app, **{name: value for name, value in said.items() if value is not None})
 

@@ -1,70 +1,104 @@
-"""Settings of the engine: documented fields, from arguments or from ``DLQ_*`` variables.
+"""Settings of the engine: one queue in one process."""
 
-A field and its variable share one name (``max_retries`` is ``DLQ_MAX_RETRIES``), one rule and one shape of
-error: what was set, to which value, what is allowed. Values are checked when the config is made, and a config
-never changes afterwards. No password is ever part of an error, a ``repr`` or a log line made here.
-"""
-
-import os
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
-from functools import wraps
-from types import MappingProxyType
-from typing import Any, Final, Literal, Self
+from dataclasses import dataclass
+from typing import Final, Literal, override
 
 from uno.event_bus.dead_letter.errors import ConfigError
 from uno.event_bus.dead_letter.rules import (
-    SHOWN_LENGTH,
     Choice,
     Flag,
     Port,
     Real,
     RedisUrl,
-    Rule,
+    Secret,
+    ServiceUrl,
     Shards,
     Text,
     Whole,
+    hidden,
     redact_url,
-    shown,
 )
+from uno.event_bus.dead_letter.settings import Settings, refuses_unknown, setting
 
-__all__ = ["VARIABLES", "DeadLetterConfig"]
+__all__ = ["DeadLetterConfig"]
 
-# --- the settings ----------------------------------------------------------------------------------------
+PATH: Final = Text(r"[^\x00-\x1f]{1,4096}", "a path of a file", optional=True)
 
 SECONDS_OF_A_YEAR: Final = 31_536_000
 LARGEST_VALUE: Final = 536_870_912
 """Bytes of the largest value that a Redis server takes with its default ``proto-max-bulk-len``."""
 
 
-def _setting(default: object, rule: Rule) -> Any:
-    """Return a dataclass field with this default and rule; `Any`, as `dataclasses.field` pretends too."""
-    return field(default=default, metadata={"rule": rule})
+_OF_OTHERS: Final = re.compile(
+    r"DLQ_(?:(?:SERVICE|TEST)_\w*|REDIS_SERVER)"
+    # What Kubernetes writes into every pod for services called dlq, dlq-redis, dlq-worker …
+    r"|DLQ_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
+)
+"""Variables of the service (`service.settings`), of tests, of the embedded server."""
 
 
+@refuses_unknown
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class DeadLetterConfig:
+class DeadLetterConfig(Settings):
     """Settings of one queue in one process; made once, checked, and never changed (`dataclasses.replace` copies).
 
     Raises `ConfigError` with one line that names the field and its variable, the value and what is allowed.
     """
 
-    redis_url: str | None = _setting(None, RedisUrl())
+    redis_url: str | None = setting(None, RedisUrl(), also="REDIS_URL", redact=redact_url)
     """Where the letters live. ``DLQ_REDIS_URL``, else ``REDIS_URL``; None when a client is passed instead.
 
     ``redis://``, ``rediss://`` (TLS), ``unix://``, ``embedded:`` (a server of our own, in a directory of the
     user's) or ``embedded:///path``. Any node of a cluster will do.
     """
 
-    queue: str = _setting(
+    redis_username: str | None = setting(None, Text(r"[^\x00-\x20]{1,256}", "a name of an ACL user", optional=True))
+    """User of Redis's ACL, for a `redis_url` that names none; None: the default user."""
+
+    redis_password: str | None = setting(None, Secret(), redact=hidden)
+    """Password of that user, for a `redis_url` without one; `redis_password_file` keeps it out of the environment."""
+
+    redis_password_file: str | None = setting(None, PATH)
+    """File whose first line is that password; read when connections are made, so that it may be rotated."""
+
+    redis_ca_file: str | None = setting(None, PATH)
+    """Certificates (PEM) of the authorities that Redis's certificate is checked by, with ``rediss://``.
+
+    None: those of the system. That the certificate is of the host's name is always checked.
+    """
+
+    redis_cert_file: str | None = setting(None, PATH)
+    """Certificate (PEM) that this process shows to Redis (``tls-auth-clients``); None: none."""
+
+    redis_key_file: str | None = setting(None, PATH)
+    """Private key (PEM) of that certificate; None: it is in the same file."""
+
+    service_url: str | None = setting(None, ServiceUrl(), redact=redact_url)
+    """Service through which the queue is reached, in place of Redis: ``http://dlq-service:8000``. None: Redis itself.
+
+    It goes before ``redis_url``. Such a remote queue captures and has the operators' verbs; it runs no handlers.
+    """
+
+    service_token: str | None = setting(None, Secret(), redact=hidden)
+    """Token that the service knows this process by; `service_token_file` keeps it out of the environment."""
+
+    service_token_file: str | None = setting(None, PATH)
+    """File whose first line is that token; read anew when the service refuses it, so that it may be rotated."""
+
+    service_ca_file: str | None = setting(None, PATH)
+    """Certificates (PEM) of the authorities that the service's certificate is checked by, with ``https://``.
+
+    None: those of the system.
+    """
+
+    queue: str = setting(
         "default",
         Text(r"[a-z0-9][a-z0-9._-]{0,63}", "1 to 64 of a-z 0-9 . _ - and a letter or digit first"),
     )
     """Name of the queue; one service usually owns one. Queues share nothing but the server."""
 
-    shards: int | None = _setting(None, Shards(1, 4096))
+    shards: int | None = setting(None, Shards(1, 4096))
     """Slices of the queue, a power of two; counts only when the queue is created, growth is a verb of its own.
 
     None: 4 for a new queue, else as many as the queue has. A value that the queue never had is `LayoutMismatch`.
@@ -73,66 +107,66 @@ class DeadLetterConfig:
     and an idle poll per shard it serves. 1 keeps everything on one node; above 256 few deployments gain.
     """
 
-    max_retries: int = _setting(5, Whole(0, 1_000_000, "retries"))
+    max_retries: int = setting(5, Whole(0, 1_000_000, "retries"))
     """Retries after the capture, that is attempts by the queue, before a letter is parked; redrive counts anew.
 
     0: one attempt as soon as it is captured, and its failure parks. Above about 20, with the default delays, a
     true bug is retried for most of a day before anybody sees it parked.
     """
 
-    retry_delay: float = _setting(60.0, Real(0, SECONDS_OF_A_YEAR, "seconds"))
+    retry_delay: float = setting(60.0, Real(0, SECONDS_OF_A_YEAR, "seconds"))
     """Seconds before the first retry; the next ones wait 2, 4, 8 … times as long (see `retry`).
 
     0: every retry at once, so that all retries may burn within one outage of a second.
     """
 
-    retry_max_delay: float = _setting(3600.0, Real(0, SECONDS_OF_A_YEAR, "seconds"))
+    retry_max_delay: float = setting(3600.0, Real(0, SECONDS_OF_A_YEAR, "seconds"))
     """Longest wait between two retries, seconds, before jitter; never shorter than ``retry_delay`` itself."""
 
-    retry_for: float | None = _setting(None, Real(0.001, 10 * SECONDS_OF_A_YEAR, "seconds", optional=True))
+    retry_for: float | None = setting(None, Real(0.001, 10 * SECONDS_OF_A_YEAR, "seconds", optional=True))
     """Seconds after the capture beyond which no retry is scheduled: the letter is parked instead. None: no bound.
 
     Shorter than the sum of the delays, it ends retries before ``max_retries`` does.
     """
 
-    max_queue_size: int = _setting(100_000, Whole(0, 10**12, "letters", ", 0 for no bound"))
+    max_queue_size: int = setting(100_000, Whole(0, 10**12, "letters", ", 0 for no bound"))
     """Letters that the queue holds at most; the next `add` raises `QueueFull`, and nothing is trimmed.
 
     0: no bound but the server's memory, which other users of that server share.
     """
 
-    retention_days: float = _setting(7.0, Real(0, 36_500, "days", ", 0 to keep for ever"))
+    retention_days: float = setting(7.0, Real(0, 36_500, "days", ", 0 to keep for ever"))
     """Days that a parked letter is kept, from when it was parked. 0: for ever, so the queue fills in the end."""
 
-    concurrency: int = _setting(10, Whole(1, 10_000, "handlers"))
+    concurrency: int = setting(10, Whole(1, 10_000, "handlers"))
     """Handlers that one worker runs at a time. High values hold many leases and what the handlers open."""
 
-    batch_size: int = _setting(100, Whole(1, 1000, "letters"))
+    batch_size: int = setting(100, Whole(1, 1000, "letters"))
     """Letters taken, settled or replayed in one round trip.
 
     Small ones cost a round trip a letter; above about 500 one script keeps its node from others for milliseconds.
     """
 
-    enabled: bool = _setting(True, Flag())
+    enabled: bool = setting(True, Flag())
     """False: `add` raises `Disabled` and the event bus lets errors through."""
 
-    worker_mode: bool = _setting(False, Flag())
+    worker_mode: bool = setting(False, Flag())
     """True: the ``service`` command runs a worker too; ``worker`` implies it."""
 
-    lease_seconds: float = _setting(30.0, Real(0.1, 86_400, "seconds"))
+    lease_seconds: float = setting(30.0, Real(0.1, 86_400, "seconds"))
     """Seconds that a worker may be out of touch before its letters go to others; the queue keeps its first value.
 
     Heartbeats go out every third of it. Short: a pause of the process costs a crash count and a second run;
     long: what a dead worker held waits that long.
     """
 
-    max_crashes: int = _setting(3, Whole(1, 1000, "crashes"))
+    max_crashes: int = setting(3, Whole(1, 1000, "crashes"))
     """Leases of one letter that may run out before it is parked as STALLED; redrive counts anew.
 
     1: one killed process parks what it ran. High: a letter that kills its process kills that many.
     """
 
-    app: str | None = _setting(
+    app: str | None = setting(
         None,
         Text(
             r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*",
@@ -142,41 +176,41 @@ class DeadLetterConfig:
     )
     """Where commands find the handlers: ``module:attribute`` of a `DeadLetterQueue`."""
 
-    shutdown_grace: float = _setting(25.0, Real(0, 86_400, "seconds"))
+    shutdown_grace: float = setting(25.0, Real(0, 86_400, "seconds"))
     """Seconds that running handlers get to finish after SIGTERM. 0: cancelled at once.
 
     Keep it under the supervisor's patience (Kubernetes: 30 s), or SIGKILL ends them and their leases run out.
     """
 
-    max_payload_bytes: int = _setting(1_048_576, Whole(1, LARGEST_VALUE, "bytes"))
+    max_payload_bytes: int = setting(1_048_576, Whole(1, LARGEST_VALUE, "bytes"))
     """Largest event, bytes as serialised, and largest headers; larger ones are `PayloadTooLarge` before any I/O.
 
     Large ones make every script that reads them slow for all: keep big bodies elsewhere, capture a reference.
     """
 
-    unhandled_after: float = _setting(3600.0, Real(0, SECONDS_OF_A_YEAR, "seconds"))
+    unhandled_after: float = setting(3600.0, Real(0, SECONDS_OF_A_YEAR, "seconds"))
     """Seconds that a letter without a handler in any worker waits before it is parked as UNHANDLED.
 
     0: parked at the first sight, also in the middle of a rolling upgrade that is about to bring its handler.
     """
 
-    strict: bool = _setting(False, Flag())
+    strict: bool = setting(False, Flag())
     """True: refuse to start on a server that may lose letters (an evicting ``maxmemory-policy``)."""
 
-    dedupe_window: float = _setting(600.0, Real(0, 604_800, "seconds", ", 0 to remember nothing"))
+    dedupe_window: float = setting(600.0, Real(0, 604_800, "seconds", ", 0 to remember nothing"))
     """Seconds, up to twice that, in which a repeated capture answers the first one's id; 0: never.
 
     Costs about 122 bytes a letter captured within it.
     """
 
-    operation_timeout: float = _setting(5.0, Real(0.05, 300, "seconds"))
+    operation_timeout: float = setting(5.0, Real(0.05, 300, "seconds"))
     """Seconds that one round trip to Redis may take; then `StoreUnavailable`.
 
     Too short: a slow moment of the server becomes an error. Longer than a third of ``lease_seconds``: one
     stuck heartbeat may cost leases.
     """
 
-    durability: Literal["memory", "replicated", "fsynced"] = _setting(
+    durability: Literal["memory", "replicated", "fsynced"] = setting(
         "memory", Choice("memory", "replicated", "fsynced")
     )
     """What a capture waits for before it is acknowledged.
@@ -187,14 +221,14 @@ class DeadLetterConfig:
     or a disk; what is not confirmed within half of ``operation_timeout`` raises `NotReplicated`.
     """
 
-    durable_replicas: int = _setting(1, Whole(0, 100, "replicas"))
+    durable_replicas: int = setting(1, Whole(0, 100, "replicas"))
     """Replicas that must confirm a capture, for ``durability`` above ``memory``.
 
     Failover may choose any replica of the primary: only with all of them a capture survives every failover. 0 with
     ``fsynced``: the primary's disk is enough.
     """
 
-    read_from: Literal["primary", "replica"] = _setting("primary", Choice("primary", "replica"))
+    read_from: Literal["primary", "replica"] = setting("primary", Choice("primary", "replica"))
     """Whom `get`, `letters` and `stats` ask in a Redis Cluster.
 
     ``replica``: another one each time, which spares the primaries and is behind them by what replication takes: a
@@ -202,7 +236,7 @@ class DeadLetterConfig:
     Whatever changes letters, and `verify`, asks the primaries in any case.
     """
 
-    spool_dir: str | None = _setting(
+    spool_dir: str | None = setting(
         None, Text(r"/[^\x00-\x1f]*", "an absolute path of a directory, for example /var/lib/uno/spool", optional=True)
     )
     """Where captures wait while Redis is away; None: they raise `StoreUnavailable`.
@@ -212,21 +246,21 @@ class DeadLetterConfig:
     that wait there are on one disk only. For every queue there is one directory within it, and one Redis.
     """
 
-    spool_max_bytes: int = _setting(268_435_456, Whole(4096, 10**13, "bytes"))
+    spool_max_bytes: int = setting(268_435_456, Whole(4096, 10**13, "bytes"))
     """Bytes of this queue's files in ``spool_dir``, of all processes that share it; the next capture is refused.
 
     Processes that write at the same moment may pass it by one capture each. Small: a short outage fills it. Large: a
     long one's letters take as long to be sent (some 8,000 a second) before later ones are.
     """
 
-    metrics_port: int | None = _setting(None, Port())
+    metrics_port: int | None = setting(None, Port())
     """Port of a worker's ``/metrics``, ``/livez`` and ``/readyz``. None: it has none. 0: any free one, which it logs.
 
     A value like ``tcp://10.0.0.1:9464`` counts as not set: Kubernetes writes one into pods beside a service that is
     called ``dlq-metrics``.
     """
 
-    metrics_host: str = _setting(
+    metrics_host: str = setting(
         "127.0.0.1", Text(r"[^\x00-\x20/@]{1,253}", "a host name or an address, without a port")
     )
     """Address that this port is bound to. Loopback is for this machine alone: in a pod it has to be ``0.0.0.0``.
@@ -234,48 +268,31 @@ class DeadLetterConfig:
     Whoever reaches it reads names of queues, event types and subscriptions, and no letter.
     """
 
-    log_format: Literal["auto", "json", "plain"] = _setting("auto", Choice("auto", "json", "plain"))
+    log_format: Literal["auto", "json", "plain"] = setting("auto", Choice("auto", "json", "plain"))
     """What a worker's log lines on stderr look like; ``auto``: plain on a terminal, else one JSON object a line.
 
     An application that has set up logging of its own has its own lines.
     """
 
-    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
         "info", Choice("debug", "info", "warning", "error")
     )
     """Least important lines that a worker logs. ``debug`` is for the engine alone: other loggers stay at ``info``."""
 
-    create_spans: bool = _setting(True, Flag())
+    create_spans: bool = setting(True, Flag())
     """With tracing on, `add_many` makes a span ``create`` for each letter: its place in a trace of its own.
 
     False: all letters of a call share the context of its one span, ``send``; cheaper by a span a letter.
     """
 
-    def __post_init__(self) -> None:
-        for name, rule in _RULES.items():
-            value = getattr(self, name)
-            try:
-                canonical = rule.check(value)
-            except (TypeError, ValueError, OverflowError):
-                raise _refused(name, VARIABLES[name], value, rule) from None
-            object.__setattr__(self, name, canonical)
-
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
-        """Return the settings that the variables give; an override that is not None beats its variable.
+    @override
+    def is_of_others(cls, variable: str) -> bool:
+        return _OF_OTHERS.fullmatch(variable) is not None
 
-        An empty variable counts as not set. ``environ`` defaults to the process's. Raises `ConfigError` on a
-        bad value, and on an unknown ``DLQ_*`` name that looks like a typing error of a known one; any other
-        unknown name is ignored.
-        """
-        environ = os.environ if environ is None else environ
-        _refuse_misspelt(environ)
-        values = {name: value for name, value in overrides.items() if value is not None}
-        for name in VARIABLES.keys() - values.keys():
-            variable, text = _read(environ, name)
-            if text:
-                values[name] = _parse(name, variable, text)
-        return cls(**values)
+    def require_url(self) -> str:
+        """Return where the queue is reached: the service's URL, else Redis's. Raises `ConfigError` without any."""
+        return self.service_url or self.require_redis_url()
 
     def require_redis_url(self) -> str:
         """Return the Redis URL; `ConfigError` with one line that names both variables when there is none."""
@@ -285,95 +302,3 @@ class DeadLetterConfig:
                 "or embedded: for a server of its own"
             )
         return self.redis_url
-
-    def redacted(self) -> dict[str, object]:
-        """Return field name → value, as logs and reports may show them: without the URL's password."""
-        shown = {each.name: getattr(self, each.name) for each in fields(self)}
-        if self.redis_url is not None:
-            shown["redis_url"] = redact_url(self.redis_url)
-        return shown
-
-    def __repr__(self) -> str:
-        inner = ", ".join(f"{name}={value!r}" for name, value in self.redacted().items())
-        return f"{type(self).__name__}({inner})"
-
-
-_RULES: Final[Mapping[str, Rule]] = MappingProxyType(
-    {each.name: each.metadata["rule"] for each in fields(DeadLetterConfig)}
-)
-
-VARIABLES: Final[Mapping[str, str]] = MappingProxyType({name: f"DLQ_{name.upper()}" for name in _RULES})
-"""Field name → the variable that sets it; ``redis_url`` also comes from ``REDIS_URL``."""
-
-
-def _refuse_unknown_fields(init: Callable[..., None]) -> Callable[..., None]:
-    """Return the dataclass's ``__init__``, raising `ConfigError` for a name that it does not know."""
-
-    @wraps(init)
-    def checked(self: DeadLetterConfig, *args: Any, **values: Any) -> None:
-        for name in values:
-            if name not in _RULES:
-                hint = _did_you_mean(name, _RULES)
-                raise ConfigError(f"{name[:SHOWN_LENGTH]!r} is no field of DeadLetterConfig{hint}")
-        init(self, *args, **values)
-
-    return checked
-
-
-# Wrapped after the fact: the dataclass writes __init__ itself, and type checkers keep its signature this way.
-DeadLetterConfig.__init__ = _refuse_unknown_fields(DeadLetterConfig.__init__)  # type: ignore[method-assign]
-
-
-def _refused(name: str, variable: str, value: object, rule: Rule) -> ConfigError:
-    # A URL is redacted whatever it looks like: without "://" or "@" it may be nothing but the password.
-    text = _shown_url(value) if name == "redis_url" else shown(value)
-    return ConfigError(f"{variable} ({name}) is {text}: allowed is {rule.allowed}")
-
-
-def _shown_url(value: object) -> str:
-    return shown(redact_url(value)) if isinstance(value, str) else f"of type {type(value).__name__}"
-
-
-def _read(environ: Mapping[str, str], name: str) -> tuple[str, str]:
-    """Return the variable that sets this field, and its text; an empty text when nothing sets it."""
-    variable = VARIABLES[name]
-    text = environ.get(variable, "").strip()
-    if name == "redis_url" and not text:
-        return "REDIS_URL", environ.get("REDIS_URL", "").strip()
-    return variable, text
-
-
-def _parse(name: str, variable: str, text: str) -> object:
-    rule = _RULES[name]
-    try:
-        return rule.check(rule.parse(text))
-    except (TypeError, ValueError, OverflowError):
-        raise _refused(name, variable, text, rule) from None
-
-
-# --- names that are nearly right -------------------------------------------------------------------------
-
-SIMILARITY: Final = 0.75
-"""How alike two names are (difflib's ratio) before one is taken for a typing error of the other."""
-
-_OF_OTHER_PARTS: Final = re.compile(
-    r"DLQ_(?:(?:SERVICE|TEST)_\w*|REDIS_SERVER)"
-    # What Kubernetes writes into every pod for services called dlq, dlq-redis, dlq-worker …
-    r"|DLQ_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
-)
-
-
-def _refuse_misspelt(environ: Mapping[str, str]) -> None:
-    """Raise on a ``DLQ_*`` name that is nearly a known one: passed over in silence, it would cost letters."""
-    known = {variable.removeprefix("DLQ_"): variable for variable in VARIABLES.values()}
-    for name in sorted(environ):
-        if not name.startswith("DLQ_") or name in known.values() or _OF_OTHER_PARTS.fullmatch(name):
-            continue
-        hint = _did_you_mean(name.removeprefix("DLQ_"), known, "DLQ_")
-        if hint:
-            raise ConfigError(f"{name[:SHOWN_LENGTH]!r} is no variable of the dead-letter queue{hint}")
-
-
-def _did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    close = get_close_matches(name, known, n=1, cutoff=SIMILARITY)
-    return f": did you mean {prefix}{close[0]}?" if close else ""

@@ -18,9 +18,12 @@ __all__ = [
     "Real",
     "RedisUrl",
     "Rule",
+    "Secret",
+    "ServiceUrl",
     "Shards",
     "Text",
     "Whole",
+    "hidden",
     "redact_url",
     "require",
     "require_seconds",
@@ -79,6 +82,11 @@ def shown(value: object) -> str:
         text = f"<{type(value).__name__}>"
     text = " ".join(text.split("\n"))
     return text if len(text) <= SHOWN_LENGTH else text[: SHOWN_LENGTH - 1] + "…"
+
+
+def hidden(text: str) -> str:
+    """Return what is shown of a secret."""
+    return "***"
 
 
 # --- rules: one for each kind of value -------------------------------------------------------------------
@@ -303,3 +311,33 @@ def _is_server(host: str | None, port: int | None, path: str) -> bool:
     """Answer whether these parts of a URL name a server: redis-py would pass over a database that is no number."""
     database = path.strip("/")
     return bool(host) and port != 0 and (not database or (database.isascii() and database.isdigit()))
+
+
+class Secret(Text):
+    """A password or a token, or None."""
+
+    def __init__(self) -> None:
+        super().__init__(r"[^\x00-\x1f]{1,4096}", "a text on one line, of at most 4096 characters", optional=True)
+
+
+class ServiceUrl(Rule):
+    """Where a service is, or None."""
+
+    allowed = "http://host[:port] or https://host[:port], and a path where a proxy wants one; a token is set by itself"
+
+    @override
+    def parse(self, text: str) -> object:
+        return text
+
+    @override
+    def check(self, value: object) -> str | None:
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise TypeError
+        parts = urlsplit(value)
+        if not value.isprintable() or " " in value or parts.scheme not in ("http", "https"):
+            raise ValueError
+        if not parts.hostname or parts.port == 0 or "@" in parts.netloc or parts.query or parts.fragment:
+            raise ValueError
+        return value.rstrip("/")
