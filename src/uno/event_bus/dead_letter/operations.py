@@ -18,10 +18,12 @@ from uno.event_bus.dead_letter.bulk import (
     parking,
     retrying,
 )
+from uno.event_bus.dead_letter.doctor import Finding, examine
 from uno.event_bus.dead_letter.errors import LetterNotFound
 from uno.event_bus.dead_letter.letter import Letter
 from uno.event_bus.dead_letter.spool.folder import SpoolStats
 from uno.event_bus.dead_letter.store import browse
+from uno.event_bus.dead_letter.store.registry import WorkerInfo
 from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.store.store import Store
 from uno.event_bus.dead_letter.where import Where
@@ -224,6 +226,20 @@ class Operations:
         finally:
             logger.info("queue %s: %s %s: %s", self._store.queue, what, outcome, bulk.report, extra=fields)
         return bulk.report
+
+    async def workers(self) -> list[WorkerInfo]:
+        """Return what the workers that live tell of themselves: shards, letters held, host, process, concurrency."""
+        await self._store.open()
+        return await self._store.registry.roster()
+
+    async def reshard(self, shards: int) -> int:
+        """Give a live queue more shards; return how many it has then. Raises as `Store.grow`."""
+        return (await self._store.grow(shards)).shards
+
+    async def health(self) -> list[Finding]:
+        """Look at server, memory, layout and every shard."""
+        await self._store.open()
+        return await examine(self._store)
 
     async def stats(self) -> QueueStats:
         """Return counts and totals: one bounded call a shard."""

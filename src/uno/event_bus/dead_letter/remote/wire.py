@@ -102,7 +102,7 @@ class Event(Struct, kw_only=True, omit_defaults=True):
     payload_base64: bytes | UnsetType = UNSET
     """Any bytes."""
     content_type: Annotated[str, Meta(min_length=1, max_length=255)] = "application/json"
-    event_id: Annotated[str, Meta(max_length=1024)] = ""
+    event_id: Text = ""
     """Repeating a request with the same one, and the same subscription, captures nothing; empty: one is made."""
     subscription: Text = ""
     reason: Text = ""
