@@ -33,7 +33,11 @@ def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Com
 
 
 queue_options = _together(
-    click.option("--redis-url", metavar="URL", help="Where the letters live; else DLQ_REDIS_URL, else REDIS_URL."),
+    click.option(
+        "--redis-url",
+        metavar="URL",
+        help="Where the letters live; else DLQ_SERVICE_URL, a service in front of them, else DLQ_REDIS_URL, REDIS_URL.",
+    ),
     click.option("--queue", metavar="NAME", help="Name of the queue; else DLQ_QUEUE, else 'default'."),
     click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
 )

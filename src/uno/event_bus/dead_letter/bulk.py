@@ -20,6 +20,7 @@ from uno.event_bus.dead_letter.walk import PAGE, Walk, find_many, position
 from uno.event_bus.dead_letter.where import Where
 
 __all__ = [
+    "LONGEST_ID",
     "Answered",
     "Bulk",
     "BulkReport",

@@ -99,6 +99,11 @@ class DeadLetterQueue:
         return self._config
 
     @property
+    def is_remote(self) -> bool:
+        """Whether the queue is behind a service: it captures and has the operators' verbs, but runs no handlers."""
+        return self._storage.service is not None
+
+    @property
     def tracer_provider(self) -> TracerProvider | None:
         """What makes the spans; None: the global provider."""
         return self._tracers.provider

@@ -29,11 +29,11 @@ class Storage:
     def __init__(self, source: Client | str, config: DeadLetterConfig) -> None:
         self._source = source
         self._config = config
-        self._service: str | None = None
+        self.service: str | None = None
         """URL of the service in front of it; None: none."""
         self._server: EmbeddedServer | None = None
         if isinstance(source, str) and source.startswith(("http://", "https://")):
-            self._service = require_service_url(source)
+            self.service = require_service_url(source)
         elif isinstance(source, str) and source.startswith("embedded:"):
             self._server = EmbeddedServer.from_url(source)
         else:
@@ -56,16 +56,16 @@ class Storage:
         return receiver
 
     def _new(self) -> Store | RemoteStore:
-        if self._service is not None:
-            return RemoteStore(self._service, self._config)
+        if self.service is not None:
+            return RemoteStore(self.service, self._config)
         source = self._source if self._server is None else self._server.url
         return Store(seeds_of(source), self._config, client_name=f"uno-dlq-{self._config.queue}")
 
     async def store(self, verb: str) -> Store:
         """Return the store, open. Raises `ConfigError` when it is behind a service, which lets nobody do this."""
-        if self._service is not None:
+        if self.service is not None:
             raise ConfigError(
-                f"queue {self._config.queue!r} is remote, behind {self._service}: {verb} needs Redis itself "
+                f"queue {self._config.queue!r} is remote, behind {self.service}: {verb} needs Redis itself "
                 "(DLQ_REDIS_URL, without DLQ_SERVICE_URL)"
             )
         receiver = await self.receiver()

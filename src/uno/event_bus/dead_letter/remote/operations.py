@@ -8,6 +8,7 @@ from urllib.parse import quote
 import msgspec
 
 from uno.event_bus.dead_letter.bulk import (
+    LONGEST_ID,
     Answered,
     BulkReport,
     OnAnswers,
@@ -178,6 +179,9 @@ class RemoteOperations:
 
 
 def _path(letter_id: str) -> str:
+    """Return the path of a letter. Raises `LetterNotFound` for what can be no letter's id."""
+    if not 0 < len(letter_id) <= LONGEST_ID:
+        raise LetterNotFound(letter_id)
     return f"/letters/{quote(letter_id, safe='')}"
 
 

@@ -284,7 +284,7 @@ class Settled(Struct):
     verb: str
 
 
-type Ids = Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(min_length=1, max_length=MOST_IDS)]
+type Ids = Annotated[list[Text], Meta(min_length=1, max_length=MOST_IDS)]
 
 
 class RetryMany(Struct, kw_only=True, omit_defaults=True):
