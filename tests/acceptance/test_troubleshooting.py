@@ -1,19 +1,26 @@
 """docs/troubleshooting.md shows what happens: each trouble is made on a real server, and its commands are run."""
 
 import logging
+import re
+import shlex
+import tempfile
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from time import monotonic
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import anyio
 import anyio.to_thread
 import pytest
 
-from tests.support.cli import Cli
+from tests.support.cli import Cli, wait_for_line
 from tests.support.servers import Server
 from tests.support.shown import Step, Terminal, blocks_of, missing_from
 from tests.support.waiting import eventually, running, running_in_a_thread
@@ -21,8 +28,7 @@ from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterError, DeadLet
 from uno.event_bus.dead_letter.store.layout import shard_key
 
 PAGE = Path(__file__).parents[2] / "docs/troubleshooting.md"
-TEST = "tests/acceptance/test_troubleshooting.py"
-BLOCKS = blocks_of(PAGE, TEST)
+BLOCKS = blocks_of(PAGE)
 
 LEASE_S = 0.5
 WITHIN_S = 10.0
@@ -53,11 +59,10 @@ class Scene:
             events = [{"order": n, "note": "x" * 250} for n in range(count)]
             return await queue.add_many(events, type="order.created", error=ConnectionError("away"), delay=0)
 
-    async def raises(self, source: str, queue: DeadLetterQueue, count: int = 1) -> None:
-        """Keep what one of so many captures raises."""
+    async def raises(self, source: str, queue: DeadLetterQueue) -> None:
+        """Keep what a capture raises."""
         with pytest.raises(DeadLetterError) as raised:
-            for n in range(count):
-                await queue.add({"order": n}, type="order.created")
+            await queue.add({"order": 7}, type="order.created")
         self.said[source] = f"{type(raised.value).__name__}: {raised.value}"
 
     def log(self) -> str:
@@ -137,20 +142,17 @@ async def letters_that_stay(scene: Scene) -> AsyncGenerator[None]:
 async def a_full_server(scene: Scene) -> AsyncGenerator[None]:
     """Less memory than is used: opened by commands that come then."""
     await scene.capture(100)
-    scene.server.client.config_set("maxmemory", int(scene.server.client.info("memory")["used_memory"] / 1.02))
+    full = int(scene.server.client.info("memory")["used_memory"] / 1.02)
+    scene.server.client.config_set("maxmemory", full)
     async with scene.queue() as queue:
         await scene.raises("what add raises", queue)
+    async with scene.queue(max_queue_size=20) as queue:
+        scene.server.client.config_set("maxmemory", 0)
+        await scene.raises("what add raises, where max_queue_size is 20", queue)
+        scene.server.client.config_set("maxmemory", full)
     yield
     async with scene.queue() as queue:
         assert await _is_empty(queue)
-
-
-@trouble("a full queue")
-async def a_full_queue(scene: Scene) -> AsyncGenerator[None]:
-    """As many letters as `max_queue_size` allows."""
-    async with scene.queue(max_queue_size=20) as queue:
-        await scene.raises("what add raises", queue, 40)
-    yield
 
 
 @trouble("a server that evicts")
@@ -238,7 +240,6 @@ async def redis_is_away(scene: Scene) -> AsyncGenerator[None]:
                 await producer.add({}, type="none", delay=60)
                 scene.server.stop()
                 await scene.raises("what add raises, on a connection that breaks", producer)
-                await scene.raises("what add raises, without a connection", producer)
                 await eventually(lambda: "Connection refused" in scene.log())
                 await scene.run("uno dead-letter health")
                 scene.server.start()
@@ -264,6 +265,10 @@ async def workers_that_die(scene: Scene) -> AsyncGenerator[None]:
     done = anyio.Event()
     async with scene.queue() as queue:
         queue.add_handler(_waits(done), "order.created")
+        # As after a step back of two hours that the shard has noticed.
+        ahead_us = 7_200_000_000
+        clock = {"clock": time.time_ns() // 1000 + ahead_us, "lead": ahead_us}
+        scene.server.client.hset(shard_key("default", 0, "meta"), mapping=clock)
         await queue.add_many([{"order": n} for n in range(3)], type="order.created", delay=0)
         for shard in (await queue._store()).shards:
             await shard.take("host-7-0123abcd", 3)
@@ -271,19 +276,6 @@ async def workers_that_die(scene: Scene) -> AsyncGenerator[None]:
             yield
             done.set()
             await eventually(lambda: _is_empty(queue))
-
-
-@trouble("a clock that was set back")
-async def a_clock_that_was_set_back(scene: Scene) -> AsyncGenerator[None]:
-    """By two hours: a shard keeps how far it is ahead."""
-    await scene.capture(1)
-    ahead_us = 7_200_000_000
-    now_us = time.time_ns() // 1000
-    scene.server.client.hset(shard_key("default", 0, "meta"), mapping={"clock": now_us + ahead_us, "lead": ahead_us})
-    async with scene.queue() as queue:
-        queue.add_handler(print, "none")
-        async with running(queue):
-            yield
 
 
 # -- letters that come twice -------------------------------------------------------------------------
@@ -312,10 +304,91 @@ async def a_lease_that_ran_out(scene: Scene) -> AsyncGenerator[None]:
                 await eventually(lambda: _is_empty(queue))
 
 
-@trouble("an event captured three times")
-async def an_event_captured_three_times(scene: Scene) -> AsyncGenerator[None]:
-    """Within the window: one letter."""
+# -- the rest ----------------------------------------------------------------------------------------
+
+
+@trouble("the service")
+async def the_service(scene: Scene) -> AsyncGenerator[None]:
+    """A process of it, which lets twenty requests a second in; each request of the page is sent to it."""
+    if scene.cli("service", "--help").status:
+        pytest.skip("this version has no service")
+    with Server(scene.server.name) as scene.server, tempfile.TemporaryDirectory() as folder:
+        tokens = {role: _token(scene, role, f"{folder}/tokens") for role in ("capture", "read")}
+        process = scene.cli.spawn(
+            "service",
+            DLQ_REDIS_URL=scene.server.url,
+            DLQ_SERVICE_PORT="0",
+            DLQ_SERVICE_TOKENS_FILE=f"{folder}/tokens",
+            DLQ_SERVICE_RATE="20",
+            DLQ_SERVICE_MAX_BODY_BYTES="2000",
+            DLQ_OPERATION_TIMEOUT="0.2",
+        )
+        try:
+            line = await anyio.to_thread.run_sync(wait_for_line, process, "service at ")
+            found = re.search(r"http://[\d.]+:\d+", line)
+            assert found is not None
+            for step in BLOCKS["the service"]:
+                if "Redis is away" in step.words:
+                    scene.server.stop()
+                words = step.words.replace("$CAPTURE", tokens["capture"]).replace("$READ", tokens["read"])
+                request = partial(_curl, shlex.split(words, comments=True), found[0])
+                repeats = 40 if "faster" in step.words else 1
+                answers = [await anyio.to_thread.run_sync(request) for _ in range(repeats)]
+                scene.said[step.words] = next((a for a in answers if '"status":429' in a), answers[-1])
+            yield
+        finally:
+            process.terminate()
+            await anyio.to_thread.run_sync(process.communicate)
+
+
+def _token(scene: Scene, role: str, file: str) -> str:
+    made = scene.cli("token", f"a-{role}", "--role", role, "--append", file)
+    assert made.status == 0, made.err
+    return made.out.strip()
+
+
+def _curl(words: list[str], service: str) -> str:
+    """Do what curl does with these words, and return the body of the answer."""
+    headers, body = {"content-type": "application/json"}, None
+    for option, value in pairwise(words):
+        if option == "-H":
+            name, _, said = value.partition(": ")
+            headers[name] = said
+        if option == "-d":
+            body = b"x" * 5000  # whatever is in that file
+    request = Request(words[-1].replace("http://dlq-service:8000", service), body, headers)
+    try:
+        with urlopen(request, timeout=WITHIN_S) as answer:
+            return str(answer.read().decode())
+    except HTTPError as refused:
+        return str(refused.read().decode())
+
+
+@trouble("debugging commands")
+async def debugging_commands(scene: Scene) -> AsyncGenerator[None]:
+    """Some letters, of which one has been taken."""
+    await scene.capture(20)
     async with scene.queue() as queue:
-        ids = {await queue.add({"order": 7}, type="order.created", event_id="order-7") for _ in range(3)}
-        assert len(ids) == 1
-    yield
+        for shard in (await queue._store()).shards:
+            await shard.take("host-7-0123abcd", 1)
+        yield
+
+
+async def test_the_snippet_for_logs_shows_the_engine(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The page's, with `uno`; the guide's `redis` at the same level has nothing to say of it."""
+    [snippet] = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    logger, redis = logging.getLogger("uno"), logging.getLogger("redis")
+    levels = logger.level, redis.level
+    try:
+        exec(snippet, {})
+        redis.setLevel(logging.DEBUG)
+        async with DeadLetterQueue(redis_url, DeadLetterConfig(shards=2)) as queue:
+            queue.add_handler(print, "none")
+            await queue.add({}, type="order.created")
+            async with running(queue):
+                await queue.add({}, type="order.created")
+    finally:
+        logger.setLevel(levels[0])
+        redis.setLevel(levels[1])
+    names = {record.name.partition(".")[0] for record in caplog.records}
+    assert names == {"uno"}

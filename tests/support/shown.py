@@ -1,9 +1,9 @@
 """What pages show of a terminal: blocks are read from the page, run, and compared with what comes out.
 
-A block is fenced, and stands below ``<!-- tests/acceptance/test_….py runs this: its name -->``. In it ``$ …`` is a command,
-``# …`` names something else that says a text (a log, an error), and the lines below are what it said, shortened: lines may
-be left out, and ``…`` stands for anything. Ids, durations, names of workers, white space and numbers other than 0 may
-differ from run to run. In a command the id of a letter stands for that of the first one that there is.
+A block is fenced as ``console``, and its name stands behind that word. In it ``$ …`` is a command, ``# …`` names
+something else that says a text (a log, an error), and the lines below are what it said, shortened: lines may be left
+out, and ``…`` stands for anything. Ids, durations, names of workers, white space and numbers other than 0 may differ
+from run to run. In a command the id of a letter stands for that of the first one that there is.
 """
 
 import re
@@ -37,12 +37,12 @@ class Step:
     shown: list[str] = field(default_factory=list)
 
 
-def blocks_of(page: Path, test: str) -> dict[str, list[Step]]:
-    """Return the blocks that a test runs, by their names."""
-    fenced = rf"<!-- {re.escape(test)} runs this: (.+?) -->\n```(?:console|text)\n(.*?)```"
-    found = re.findall(fenced, page.read_text("utf-8"), re.DOTALL)
+def blocks_of(page: Path) -> dict[str, list[Step]]:
+    """Return the blocks of a page by their names; a block without one, or two of one name, fail."""
+    found = re.findall(r"^```console *(.*)\n((?:(?!```).*\n)*)```$", page.read_text("utf-8"), re.MULTILINE)
     blocks = {name: _steps(text) for name, text in found}
     assert len(blocks) == len(found), f"{page.name}: a name is given twice"
+    assert "" not in blocks, f"{page.name}: a block has no name"
     return blocks
 
 
