@@ -21,6 +21,7 @@ import anyio.to_thread
 import pytest
 
 from tests.support.cli import Cli, wait_for_line
+from tests.support.guide import block
 from tests.support.servers import Server
 from tests.support.shown import Step, Terminal, blocks_of, missing_from
 from tests.support.waiting import eventually, running, running_in_a_thread
@@ -375,13 +376,14 @@ async def debugging_commands(scene: Scene) -> AsyncGenerator[None]:
 
 
 async def test_the_snippet_for_logs_shows_the_engine(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The page's, with `uno`; the guide's `redis` at the same level has nothing to say of it."""
+    """The page's, with `uno`; the guide's, with `redis`, runs and has nothing to say of it."""
     [snippet] = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
     logger, redis = logging.getLogger("uno"), logging.getLogger("redis")
     levels = logger.level, redis.level
     try:
         exec(snippet, {})
-        redis.setLevel(logging.DEBUG)
+        exec(block("getLogger('redis')"), {})
+        assert redis.level == logging.DEBUG
         async with DeadLetterQueue(redis_url, DeadLetterConfig(shards=2)) as queue:
             queue.add_handler(print, "none")
             await queue.add({}, type="order.created")

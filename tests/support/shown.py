@@ -120,9 +120,9 @@ def _as_redis_cli(reply: Any, indent: str = "") -> list[str]:
         case dict():  # as the second version of the protocol, which redis-cli speaks, has it
             return _as_redis_cli([part for pair in reply.items() for part in pair], indent)
         case list():
-            lines: list[str] = []
+            lines: list[str] = [] if reply else ["(empty array)"]
             for number, item in enumerate(reply, 1):
-                head, *rest = _as_redis_cli(item, indent + "   ") or ["(empty array)"]
+                head, *rest = _as_redis_cli(item, indent + "   ")
                 lines += [f"{indent if lines else ''}{number}) {head}", *rest]
             return lines
     return [str(reply)]
