@@ -287,9 +287,13 @@ async def a_lease_that_ran_out(scene: Scene) -> AsyncGenerator[None]:
     """Its worker was stopped for longer than the lease; another has it, and the first one's outcome comes late."""
     begun, goes_on, done = threading.Event(), threading.Event(), anyio.Event()
 
+    def stop() -> None:
+        begun.set()
+        goes_on.wait(WITHIN_S)
+
     def stopped() -> DeadLetterQueue:
         queue = scene.queue()
-        queue.add_handler(_blocks(lambda: (begun.set(), goes_on.wait(WITHIN_S))), "order.created")
+        queue.add_handler(_blocks(stop), "order.created")
         return queue
 
     async with scene.queue() as queue:
