@@ -27,7 +27,7 @@ from typing import Final, NamedTuple
 
 from uno.event_bus.dead_letter.errors import ConfigError
 from uno.event_bus.dead_letter.service.caller import ROLES, Caller
-from uno.event_bus.dead_letter.service.refusal import Refused
+from uno.event_bus.dead_letter.service.refusal import Refusal
 
 __all__ = ["TOKEN", "Tokens", "line_of", "new_token", "parse_tokens", "without_tokens"]
 
@@ -147,7 +147,7 @@ class Tokens:
         self._entries = self._read()
 
     def caller(self, authorization: list[bytes]) -> Caller:
-        """Return who sends requests with these ``Authorization`` headers. Raises `Refused` with status 401."""
+        """Return who sends requests with these ``Authorization`` headers. Raises `Refusal` with status 401."""
         self._look()
         if not authorization:
             raise _unauthenticated("a token is needed: Authorization: Bearer <token>", _CHALLENGE)
@@ -213,5 +213,5 @@ def _print_of(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _unauthenticated(detail: str, challenge: str) -> Refused:
-    return Refused(401, "unauthenticated", detail, {"www-authenticate": challenge})
+def _unauthenticated(detail: str, challenge: str) -> Refusal:
+    return Refusal(401, "unauthenticated", detail, {"www-authenticate": challenge})

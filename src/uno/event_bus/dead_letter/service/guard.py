@@ -23,7 +23,7 @@ from uno.event_bus.dead_letter.remote.wire import REQUEST_HEADER
 from uno.event_bus.dead_letter.service.access import TOKEN, Tokens, without_tokens
 from uno.event_bus.dead_letter.service.caller import ANYONE, NOBODY, Caller
 from uno.event_bus.dead_letter.service.rate import Rates
-from uno.event_bus.dead_letter.service.refusal import SECURITY_HEADERS, Refused, reply_of
+from uno.event_bus.dead_letter.service.refusal import SECURITY_HEADERS, Refusal, reply_of
 from uno.event_bus.dead_letter.service.settings import ServiceSettings, is_loopback
 
 __all__ = ["OPEN", "PROBES", "Guard", "new_request_id"]
@@ -86,30 +86,32 @@ class Guard:
     # -- the checks ----------------------------------------------------------------------------------
 
     def check(self, scope: Scope, headers: "_Headers") -> Caller:
-        """Return who asks. Raises `Refused`."""
+        """Return who asks. Raises `Refusal`."""
         path = scope["path"]
         if path not in PROBES:
             self._check_host(headers)
         self._check_origin(scope, headers)
         caller = self._caller(path, headers)
         client = scope.get("client")
-        wait_s = self._rates.wait_s(f"name {caller.name}" if self._tokens and caller.name else f"{client and client[0]}")
+        wait_s = self._rates.wait_s(
+            f"name {caller.name}" if self._tokens and caller.name else f"{client and client[0]}"
+        )
         if wait_s:
             after = {"retry-after": str(math.ceil(wait_s))}
-            raise Refused(429, "rate_limited", f"more than {self._settings.rate:g} requests a second", after)
+            raise Refusal(429, "rate_limited", f"more than {self._settings.rate:g} requests a second", after)
         return caller
 
     def _check_host(self, headers: "_Headers") -> None:
         given = headers.all(b"host")
         if len(given) != 1:
-            raise Refused(400, "bad_request", "a request has exactly one Host", closes=True)
+            raise Refusal(400, "bad_request", "a request has exactly one Host", closes=True)
         host = _host_of(given[0])
         if self._names:
             is_ours = host in self._names
         else:
             is_ours = self._tokens is not None or is_loopback(host) or host in self._own_names
         if not is_ours or not host:
-            raise Refused(421, "misdirected", "the service is not called by this Host: see DLQ_SERVICE_HOSTS")
+            raise Refusal(421, "misdirected", "the service is not called by this Host: see DLQ_SERVICE_HOSTS")
 
     def _check_origin(self, scope: Scope, headers: "_Headers") -> None:
         """Refuse what another site's page has a browser do here."""
@@ -118,10 +120,10 @@ class Guard:
         host = b"".join(headers.all(b"host")).decode("latin-1").lower()
         for origin in headers.all(b"origin"):
             if _netloc(origin) != host:
-                raise Refused(403, "permission_denied", "the request comes from a page of another site")
+                raise Refusal(403, "permission_denied", "the request comes from a page of another site")
         for site in headers.all(b"sec-fetch-site"):
             if site not in (b"same-origin", b"none"):
-                raise Refused(403, "permission_denied", "the request comes from a page of another site")
+                raise Refusal(403, "permission_denied", "the request comes from a page of another site")
 
     def _caller(self, path: str, headers: "_Headers") -> Caller:
         if self._tokens is None:
@@ -156,13 +158,11 @@ class Guard:
                         return parts[0] if len(parts) == 1 else b"".join(parts)
         except TimeoutError:
             late = f"the body took longer than {self._settings.request_timeout:g} s"
-            raise Refused(408, "timeout", late, closes=True) from None
+            raise Refusal(408, "timeout", late, closes=True) from None
 
     def _hold(self, size: int, held: list[int]) -> None:
         if self._held_bytes + size > FULL_BODIES * self._settings.max_body_bytes:
-            raise Refused(
-                503, "overloaded", "too many large requests are under way", {"retry-after": "1"}, closes=True
-            )
+            raise Refusal(503, "overloaded", "too many large requests are under way", {"retry-after": "1"}, closes=True)
         self._held_bytes += size
         held[0] += size
 
@@ -170,9 +170,9 @@ class Guard:
         """Give back what a request held."""
         self._held_bytes -= size
 
-    def _too_large(self) -> Refused:
+    def _too_large(self) -> Refusal:
         most = self._settings.max_body_bytes
-        return Refused(413, "body_too_large", f"the body is larger than {most} bytes", closes=True)
+        return Refusal(413, "body_too_large", f"the body is larger than {most} bytes", closes=True)
 
 
 class _Headers:
@@ -189,8 +189,7 @@ class _Headers:
     def announce_body(self) -> bool:
         """Whether a body follows."""
         return any(
-            name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
-            for name, value in self._pairs
+            name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in self._pairs
         )
 
 
@@ -215,13 +214,13 @@ class _Exchange:
             await self._answer(held)
         except _Gone:
             pass
-        except Refused as refused:
+        except Refusal as refused:
             await self._refuse(refused)
         except Exception:
             logger.exception("request %s failed", self._id)
             if self._status:
                 raise  # a reply that has begun is cut off
-            await self._refuse(Refused(500, "internal_error", "the service has failed: its log says more"))
+            await self._refuse(Refusal(500, "internal_error", "the service has failed: its log says more"))
         finally:
             self._guard.let_go(held[0])
             self._note()
@@ -258,7 +257,7 @@ class _Exchange:
             message = {**message, "headers": headers}
         await self._send(message)
 
-    async def _refuse(self, refused: Refused) -> None:
+    async def _refuse(self, refused: Refusal) -> None:
         if not self._has_read and self._headers.announce_body:
             refused.closes = True  # nobody is going to read what follows
         headers, body = reply_of(refused, self._id)
@@ -309,5 +308,3 @@ def _netloc(origin: bytes) -> str:
         return urlsplit(origin.decode("latin-1")).netloc.lower()
     except ValueError:
         return ""
-
-

@@ -23,7 +23,7 @@ __all__ = ["Certificate", "Listener", "bind"]
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_S: Final = 75
-"""How long a connection may be idle: longer than proxies keep theirs (nginx 60 s), which would else use a closed one."""
+"""How long a connection may be idle: longer than proxies keep theirs (nginx: 60 s), which would use a closed one."""
 
 BACKLOG: Final = 1024
 CERTIFICATE_LOOK_S: Final = 5.0
@@ -70,7 +70,9 @@ class Certificate:
             # An encrypted key would ask for its password on the terminal.
             context.load_cert_chain(cert_file, key_file, password=lambda: "")
         except (OSError, ssl.SSLError) as error:
-            what = error.strerror if error.errno and not isinstance(error, ssl.SSLError) else "no certificate with its key"
+            what = (
+                error.strerror if error.errno and not isinstance(error, ssl.SSLError) else "no certificate with its key"
+            )
             files = " and ".join(repr(name) for name in self._files if name)
             raise ConfigError(f"{files} cannot be used for TLS: {what}") from error
         return context
@@ -122,6 +124,8 @@ class Listener(uvicorn.Server):
                 timeout_graceful_shutdown=grace_s,  # type: ignore[arg-type]  # it goes to asyncio.wait_for
             )
         )
+        self.is_up = anyio.Event()
+        """Set when connections are taken."""
         self._listening, self._context = listening, context
         self._handshake_s = settings.request_timeout
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # we say ourselves that it starts and stops
@@ -151,10 +155,16 @@ class Listener(uvicorn.Server):
         # uvicorn's own passes no bound for the handshake: a client that stalls there would stay for a minute.
         await self.lifespan.startup()
         loop = asyncio.get_running_loop()
-        tls = {} if self._context is None else {"ssl": self._context, "ssl_handshake_timeout": self._handshake_s}
-        server = await loop.create_server(self._new_protocol, sock=self._listening, backlog=BACKLOG, **tls)  # type: ignore[arg-type]
+        server = await loop.create_server(
+            self._new_protocol,
+            sock=self._listening,
+            backlog=BACKLOG,
+            ssl=self._context,
+            ssl_handshake_timeout=None if self._context is None else self._handshake_s,
+        )
         self.servers = [server]
         self.started = True
+        self.is_up.set()
 
     def _new_protocol(self) -> asyncio.Protocol:
         made = self.config.http_protocol_class(  # type: ignore[call-arg]

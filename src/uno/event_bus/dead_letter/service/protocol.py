@@ -17,7 +17,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from uno.event_bus.dead_letter.service.guard import new_request_id
-from uno.event_bus.dead_letter.service.refusal import Refused, reply_of
+from uno.event_bus.dead_letter.service.refusal import Refusal, reply_of
 
 __all__ = ["Connections", "Protocol"]
 
@@ -76,7 +76,7 @@ class Protocol(HttpToolsProtocol):
         self.is_ending = False
         """It is about to be closed: nothing that comes in counts any more."""
         self._lingered_bytes = 0
-        self._refused: Refused | None = None
+        self._refused: Refusal | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
 
@@ -88,7 +88,7 @@ class Protocol(HttpToolsProtocol):
         if self._of.admit(self):
             self._await_head()
         else:
-            self._tell(Refused(503, "overloaded", "every connection is at work", {"retry-after": "1"}))
+            self._tell(Refusal(503, "overloaded", "every connection is at work", {"retry-after": "1"}))
             self.is_ending = True
             transport.close()  # without lingering: there are too many already
 
@@ -131,7 +131,7 @@ class Protocol(HttpToolsProtocol):
     def _head_is_late(self) -> None:
         self._head_timer = None
         if self._head_bytes:
-            self._refuse(Refused(408, "timeout", f"the head took longer than {self._of.timeout_s:g} s"))
+            self._refuse(Refusal(408, "timeout", f"the head took longer than {self._of.timeout_s:g} s"))
         elif self.cycle is None or self.cycle.response_complete:
             self.transport.close()
 
@@ -170,7 +170,7 @@ class Protocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._refuse(self._refused or Refused(400, "bad_request", "this is no sound HTTP/1.1 request"))
+            self._refuse(self._refused or Refusal(400, "bad_request", "this is no sound HTTP/1.1 request"))
         else:
             if self._silent_bytes > HEAD_BYTES:
                 self._refuse(_too_large_head())
@@ -203,7 +203,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._check_head()
         if len(self.pipeline) >= MOST_PIPELINED:
-            self._stop(Refused(400, "bad_request", f"more than {MOST_PIPELINED} requests wait for their replies"))
+            self._stop(Refusal(400, "bad_request", f"more than {MOST_PIPELINED} requests wait for their replies"))
         self._silent_bytes = self._head_bytes = 0
         if self._head_timer is not None:
             self._head_timer.cancel()
@@ -240,31 +240,31 @@ class Protocol(HttpToolsProtocol):
         url = self.url
         path, _, query = url.partition(b"?")
         if not path.startswith(b"/") or path.startswith(b"//") or b"#" in url or self.parser.get_method() == b"CONNECT":
-            self._stop(Refused(400, "bad_request", "a request asks for a path that begins with one slash"))
+            self._stop(Refusal(400, "bad_request", "a request asks for a path that begins with one slash"))
         if not url.isascii() or _BAD_ESCAPE.search(url):
-            self._stop(Refused(400, "bad_request", "the path is not percent-encoded"))
+            self._stop(Refusal(400, "bad_request", "the path is not percent-encoded"))
         try:
             plain = unquote_to_bytes(path).decode()
             unquote_to_bytes(query).decode()
         except UnicodeDecodeError:
-            self._stop(Refused(400, "bad_request", "the path is no UTF-8"))
+            self._stop(Refusal(400, "bad_request", "the path is no UTF-8"))
         else:
             if _CONTROL.search(plain) or _DOTS.search(plain):
-                self._stop(Refused(400, "bad_request", "the path has parts that no path here has"))
+                self._stop(Refusal(400, "bad_request", "the path has parts that no path here has"))
         if self.parser.should_upgrade():
-            self._stop(Refused(400, "bad_request", "the protocol cannot be changed (Upgrade)"))
+            self._stop(Refusal(400, "bad_request", "the protocol cannot be changed (Upgrade)"))
         encodings = [value for name, value in self.headers if name == b"transfer-encoding"]
         if encodings and [value.strip().lower() for value in encodings] != [b"chunked"]:
-            self._stop(Refused(400, "bad_request", "the one Transfer-Encoding taken is chunked"))
+            self._stop(Refusal(400, "bad_request", "the one Transfer-Encoding taken is chunked"))
         if len([name for name, _ in self.headers if name == b"host"]) != 1 and self.parser.get_http_version() == "1.1":
-            self._stop(Refused(400, "bad_request", "a request has exactly one Host"))
+            self._stop(Refusal(400, "bad_request", "a request has exactly one Host"))
 
-    def _stop(self, refused: Refused) -> None:
+    def _stop(self, refused: Refusal) -> None:
         """Stop the parser, from within one of its callbacks."""
         self._refused = refused
         raise ValueError
 
-    def _refuse(self, refused: Refused) -> None:
+    def _refuse(self, refused: Refusal) -> None:
         """Say why, and end the connection; without a word where a reply is under way that this would garble."""
         if self.is_ending:
             return
@@ -280,7 +280,7 @@ class Protocol(HttpToolsProtocol):
         self._tell(refused)
         self.transport.close()
 
-    def _tell(self, refused: Refused) -> None:
+    def _tell(self, refused: Refusal) -> None:
         refused.closes = True
         headers, body = reply_of(refused, request_id := new_request_id())
         logger.info("connection refused: %d %s, request %s", refused.status, refused.detail, request_id)
@@ -303,5 +303,5 @@ class _Lingering:
         return self._connection.is_ending or self._transport.is_closing()
 
 
-def _too_large_head() -> Refused:
-    return Refused(431, "head_too_large", f"a head has at most {HEAD_BYTES} bytes and {MOST_HEADERS} headers")
+def _too_large_head() -> Refusal:
+    return Refusal(431, "head_too_large", f"a head has at most {HEAD_BYTES} bytes and {MOST_HEADERS} headers")

@@ -8,7 +8,7 @@ import msgspec
 
 from uno.event_bus.dead_letter.remote.wire import PROBLEM, REQUEST_HEADER, Problem
 
-__all__ = ["Refused", "SECURITY_HEADERS", "reply_of"]
+__all__ = ["SECURITY_HEADERS", "Refusal", "reply_of"]
 
 SECURITY_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
     (b"x-content-type-options", b"nosniff"),
@@ -18,7 +18,7 @@ SECURITY_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
 """Of every reply that does not say otherwise itself: nothing of it is kept, run, or taken for something else."""
 
 
-class Refused(Exception):
+class Refusal(Exception):
     """A request is refused, with this status, stable code, and line for people; `closes` its connection as well."""
 
     def __init__(
@@ -30,7 +30,7 @@ class Refused(Exception):
         self.closes = closes
 
 
-def reply_of(refused: Refused, request_id: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+def reply_of(refused: Refusal, request_id: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
     """Return headers and body of the reply."""
     problem = Problem(
         type=f"urn:uno:dead-letter:{refused.code}",

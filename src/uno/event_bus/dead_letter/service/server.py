@@ -14,10 +14,10 @@ from uno.event_bus.dead_letter.service.guard import Guard
 from uno.event_bus.dead_letter.service.listener import Certificate, Listener, bind
 from uno.event_bus.dead_letter.service.settings import ServiceSettings
 
-__all__ = ["Service"]
+__all__ = ["Server"]
 
 
-class Service:
+class Server:
     """Serves routes while the ``async with`` block runs; `url` is where.
 
     Args:
@@ -41,7 +41,7 @@ class Service:
             settings,
             self._socket,
             grace_s=grace_s,
-            context=self._certificate and self._certificate.context,
+            context=None if self._certificate is None else self._certificate.context,
         )
         self._group: TaskGroup | None = None
         self._has_ended = anyio.Event()
@@ -57,8 +57,7 @@ class Service:
         if self._certificate is not None:
             self._group.start_soon(self._certificate.watch)
         self._group.start_soon(self._serve)
-        while not self._listener.started:  # what is left to do is a few calls of the loop
-            await anyio.sleep(0)
+        await self._listener.is_up.wait()
         return self
 
     async def __aexit__(
