@@ -154,7 +154,7 @@ async def _open(queue: "DeadLetterQueue", stop: "anyio.Event", state: "_State", 
 
 
 class _State:
-    """Whether the process serves its queue, as the port of metrics tells; ``/readyz`` of the service asks the shards."""
+    """Whether the process serves its queue, as the port of metrics tells; the service's ``/readyz`` asks the shards."""
 
     why = "the queue is not open yet"
 
