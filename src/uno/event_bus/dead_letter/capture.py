@@ -214,9 +214,7 @@ class Capturer:
         letters = [new for new in made if isinstance(new, NewLetter)]
         results: list[str | Exception] = []
         if letters:
-            kept = spool.add(letters, self._put) if spool is not None else self._put(await open_store(), letters)
-            results = await kept
-            self._record(letters, results)
+            results = await self._send(open_store, letters, spool)
         for position, result in zip(sent, results, strict=True):
             if isinstance(result, str):
                 ids[position] = result
@@ -232,6 +230,38 @@ class Capturer:
         if len(made) == 1:
             raise errors[0]
         raise PartialCapture(ids, dict(sorted(errors.items())))
+
+    async def put(
+        self, open_store: Callable[[], Awaitable[Store]], letters: Sequence[NewLetter], spool: Spool | None = None
+    ) -> list[str | DeadLetterError]:
+        """Put letters that are made already into the store, or the spool; return ids or errors, by position.
+
+        Raises `Disabled`, and what concerns all of them: a store that cannot be opened.
+        """
+        if not self._config.enabled:
+            raise Disabled
+        answers: list[str | DeadLetterError | None] = [self._too_large(new) for new in letters]
+        sent = [position for position, answer in enumerate(answers) if answer is None]
+        results = await self._send(open_store, [letters[position] for position in sent], spool) if sent else []
+        for position, result in zip(sent, results, strict=True):
+            if not isinstance(result, str | DeadLetterError):
+                raise result
+            answers[position] = result
+        return [answer for answer in answers if answer is not None]
+
+    def _too_large(self, new: NewLetter) -> PayloadTooLarge | None:
+        limit = self._config.max_payload_bytes
+        if len(new.payload) > limit:
+            return PayloadTooLarge(len(new.payload), limit)
+        return PayloadTooLarge(len(new.headers), limit, "headers") if len(new.headers) > limit else None
+
+    async def _send(
+        self, open_store: Callable[[], Awaitable[Store]], letters: Sequence[NewLetter], spool: Spool | None
+    ) -> list[str | Exception]:
+        kept = spool.add(letters, self._put) if spool is not None else self._put(await open_store(), letters)
+        results = await kept
+        self._record(letters, results)
+        return results
 
     def _record(self, letters: Sequence[NewLetter], results: Sequence[str | Exception]) -> None:
         if self.recorder is not NO_RECORDER:

@@ -16,14 +16,15 @@ from uno.event_bus.dead_letter.capture import ARGUMENTS, Capturer, check_metadat
 from uno.event_bus.dead_letter.codec import type_name
 from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.doctor import Finding, examine, examine_spool
-from uno.event_bus.dead_letter.errors import ConfigError
+from uno.event_bus.dead_letter.errors import ConfigError, DeadLetterError
 from uno.event_bus.dead_letter.handlers import Handler, Handlers
-from uno.event_bus.dead_letter.letter import Letter
+from uno.event_bus.dead_letter.letter import Letter, NewLetter
 from uno.event_bus.dead_letter.operations import Operations, QueueStats, VerifyReport
 from uno.event_bus.dead_letter.replay import Replay, ReplayReport
 from uno.event_bus.dead_letter.retry import PolicyLike, RetryPolicy, as_policy, from_config
 from uno.event_bus.dead_letter.rules import require_whole
 from uno.event_bus.dead_letter.spool.folder import SpoolStats
+from uno.event_bus.dead_letter.spool.lookup import Sought, known_in
 from uno.event_bus.dead_letter.storage import Storage
 from uno.event_bus.dead_letter.store.connect import Client
 from uno.event_bus.dead_letter.store.registry import WorkerInfo
@@ -75,7 +76,7 @@ class DeadLetterQueue:
         self._policy: RetryPolicy = from_config(self._config)
         self._handlers = Handlers()
         self._parked_hooks: list[ParkedHook] = []
-        self._capturer = Capturer(self._config, self._policy_of)
+        self._capturer = Capturer(self._config, self.policy_of)
         self._capturer.recorder = self._recorder
 
     @classmethod
@@ -248,6 +249,23 @@ class DeadLetterQueue:
             )
             return await self._capturer.capture(self._store, made, self._storage.spool(), spans)
 
+    async def put(self, letters: Sequence[NewLetter]) -> list[str | DeadLetterError]:
+        """Capture letters that are made already, as another process has said them; return ids or errors, by position.
+
+        For those who pass letters on: `add` makes them of events. Spool, limits and metrics are as of `add_many`.
+        Raises `Disabled`, and without ``spool_dir`` what opening the queue does.
+        """
+        return await self._capturer.put(self._store, letters, self._storage.spool())
+
+    async def known(self, sought: Sequence[Sought], now_ms: int) -> list[int]:
+        """Return the positions of the letters that stand in the queue, of some that may have been captured.
+
+        `now_ms` is the time by the clock of who asks, Unix time, ms: that of `Sought.kept_since_ms`. It reads what was
+        captured since, 500 letters a call: for letters that are older than ``dedupe_window``.
+        """
+        window_ms = int(self._config.dedupe_window * 1000)
+        return sorted(await known_in(await self._store(), sought, window_ms, now_ms))
+
     def _capture_spans(
         self, headers: Mapping[str, str] | None, metadata: Mapping[str, Any], letters: int | None
     ) -> AbstractContextManager[CaptureSpans | None]:
@@ -373,7 +391,8 @@ class DeadLetterQueue:
             raise ConfigError(f"no handler has the id {handler_id!r}; registered are: {known}")
         return found
 
-    def _policy_of(self, type: str, subscription: str | None) -> RetryPolicy:
+    def policy_of(self, type: str, subscription: str | None) -> RetryPolicy:
+        """Return the policy that letters of this type and subscription follow in this process."""
         handler = self._handlers.most_specific(type, subscription)
         return (handler.policy if handler else None) or self._policy
 
@@ -490,6 +509,16 @@ class DeadLetterQueue:
         operations = await self._operations()
         async for letter in operations.letters(where, whole=whole):
             yield letter
+
+    async def page(
+        self, where: Where | Mapping[str, Any] | None = None, *, cursor: str = "", most: int = 100, whole: bool = True
+    ) -> tuple[list[Letter], str]:
+        """Return some of the open letters that match, 1 to 1000, and the cursor of the next page; empty after the last.
+
+        A page may be empty and not the last: its work is bounded. Raises `ConfigError` for what is no cursor.
+        """
+        most = require_whole("most", most, "letters", 1, 1000)
+        return await (await self._operations()).page(where, cursor, most, whole=whole)
 
     async def retry(self, letter_id: str, *, delay: float = 0.0) -> None:
         """Send a letter back to the workers, due after `delay` seconds; a parked one gets a new budget of retries.

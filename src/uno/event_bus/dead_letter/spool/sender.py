@@ -32,7 +32,7 @@ from uno.event_bus.dead_letter.errors import (
     StoreUnavailable,
 )
 from uno.event_bus.dead_letter.spool.folder import Folder
-from uno.event_bus.dead_letter.spool.lookup import found_in
+from uno.event_bus.dead_letter.spool.lookup import Sought, found_in
 from uno.event_bus.dead_letter.spool.record import Record, State
 from uno.event_bus.dead_letter.spool.segment import Segment
 from uno.event_bus.dead_letter.store.store import Store
@@ -216,7 +216,9 @@ class Sender:
             homes.setdefault(walk.store.home_of(record.letter), []).append(record)
         for home, theirs in homes.items():
             try:
-                found |= await found_in(walk.store, home, theirs, self._window_ms)
+                sought = [Sought(r.letter, r.captured_at_ms, r.state is State.TRIED) for r in theirs]
+                there = await found_in(walk.store, home, sought, self._window_ms)
+                found |= {theirs[position].offset for position in there}
             except DeadLetterError as error:
                 walk.pass_over(home, error)
         return found
