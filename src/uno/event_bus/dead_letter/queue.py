@@ -4,7 +4,6 @@ import builtins
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -81,7 +80,7 @@ class DeadLetterQueue:
         self._policy: RetryPolicy = from_config(self._config)
         self._handlers = Handlers()
         self._parked_hooks: list[ParkedHook] = []
-        self._capturer = Capturer(self._config, self._policy_of)
+        self._capturer = Capturer(self._config, self.policy_of)
         self._capturer.recorder = self._recorder
 
     @classmethod
@@ -403,7 +402,8 @@ class DeadLetterQueue:
             raise ConfigError(f"no handler has the id {handler_id!r}; registered are: {known}")
         return found
 
-    def _policy_of(self, type: str, subscription: str | None) -> RetryPolicy:
+    def policy_of(self, type: str, subscription: str | None) -> RetryPolicy:
+        """Return the policy that letters of this type and subscription follow in this process."""
         handler = self._handlers.most_specific(type, subscription)
         return (handler.policy if handler else None) or self._policy
 
@@ -526,6 +526,16 @@ class DeadLetterQueue:
         async for letter in operations.letters(where, whole=whole):
             yield letter
 
+    async def page(
+        self, where: Where | Mapping[str, Any] | None = None, *, cursor: str = "", most: int = 100, whole: bool = True
+    ) -> tuple[list[Letter], str]:
+        """Return some of the open letters that match, 1 to 1000, and the cursor of the next page; empty after the last.
+
+        A page may be empty and not the last: its work is bounded. Raises `ConfigError` for what is no cursor.
+        """
+        most = require_whole("most", most, "letters", 1, 1000)
+        return await (await self._operations()).page(where, cursor, most, whole=whole)
+
     async def retry(self, letter_id: str, *, delay: float = 0.0) -> None:
         """Send a letter back to the workers, due after `delay` seconds; a parked one gets a new budget of retries.
 
@@ -575,10 +585,11 @@ class DeadLetterQueue:
     async def snapshot(self, before: Snapshot | None = None) -> Snapshot:
         """Return what metrics tell of the queue and its servers: one bounded call a shard and a server, 2 s at most.
 
-        It always answers: what is away is told as it was `before`, and said to be away.
+        It always answers: what is away is told as it was `before`, and said to be away. Raises `ConfigError` on a
+        remote queue.
         """
-        store = partial(self._store, "snapshot")
-        return await Surveyor(self._config.queue, store, self.spool_stats).survey(before)
+        self._storage.require_redis("snapshot")
+        return await Surveyor(self._config.queue, self._store, self.spool_stats).survey(before)
 
     async def workers(self) -> list[WorkerInfo]:
         """Return what the workers that live tell of themselves: shards, letters held, host, process, concurrency."""

@@ -62,15 +62,19 @@ class Storage:
         return Store(seeds_of(source), self._config, client_name=f"uno-dlq-{self._config.queue}")
 
     async def store(self, verb: str) -> Store:
-        """Return the store, open. Raises `ConfigError` when it is behind a service, which lets nobody do this."""
+        """Return the store, open. Raises as `require_redis`."""
+        self.require_redis(verb)
+        receiver = await self.receiver()
+        assert isinstance(receiver, Store)
+        return receiver
+
+    def require_redis(self, verb: str) -> None:
+        """Raise `ConfigError` when the queue is behind a service, which lets nobody do this."""
         if self.service is not None:
             raise ConfigError(
                 f"queue {self._config.queue!r} is remote, behind {self.service}: {verb} needs Redis itself "
                 "(DLQ_REDIS_URL, without DLQ_SERVICE_URL)"
             )
-        receiver = await self.receiver()
-        assert isinstance(receiver, Store)
-        return receiver
 
     def spool(self) -> Spool | None:
         """Return the spool, None without ``spool_dir``."""
