@@ -40,7 +40,9 @@ async def client_of(app: ASGIApp) -> AsyncGenerator[httpx2.AsyncClient]:
 class Streamed:
     """One request whose reply is read piece by piece; the client may leave at any time, or stop reading."""
 
-    def __init__(self, app: ASGIApp, method: str, path: str, body: bytes = b"", query: str = "", **headers: str) -> None:
+    def __init__(
+        self, app: ASGIApp, method: str, path: str, body: bytes = b"", query: str = "", **headers: str
+    ) -> None:
         self._app = app
         named = {"accept": "application/x-ndjson", "content-type": "application/json"} | {
             name.replace("_", "-"): value for name, value in headers.items()

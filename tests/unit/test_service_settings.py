@@ -102,7 +102,11 @@ def test_variables_of_clients_and_of_kubernetes_pass(variable: str) -> None:
 
 @pytest.mark.parametrize(
     ("misspelt", "meant"),
-    [("DLQ_SERVICE_PROT", "PORT"), ("DLQ_SERVICE_TOKEN_FILES", "TOKENS_FILE"), ("DLQ_SERVICE_MAXBODYBYTES", "MAX_BODY_")],
+    [
+        ("DLQ_SERVICE_PROT", "PORT"),
+        ("DLQ_SERVICE_TOKEN_FILES", "TOKENS_FILE"),
+        ("DLQ_SERVICE_MAXBODYBYTES", "MAX_BODY_"),
+    ],
 )
 def test_a_misspelt_variable_is_refused(misspelt: str, meant: str) -> None:
     with pytest.raises(ConfigError, match=f"did you mean DLQ_SERVICE_{meant}"):

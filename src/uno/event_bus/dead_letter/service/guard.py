@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 PROBES: Final = frozenset({"/healthz", "/livez", "/readyz"})
 """Pages that anybody may ask for, by whatever name: kubelet calls a pod by its address."""
 
-OPEN: Final = PROBES | {"/openapi.json", "/docs"}
+OPEN: Final = PROBES | {"/", "/docs", "/openapi.json"}
 """Pages that need no token: they tell nothing of any letter."""
 
 FULL_BODIES: Final = 8
