@@ -27,6 +27,7 @@ from uno.event_bus.dead_letter.service import guard, listener, protocol
 from uno.event_bus.dead_letter.service.access import TOKEN, line_of, new_token
 from uno.event_bus.dead_letter.service.server import Server
 from uno.event_bus.dead_letter.service.settings import ServiceSettings
+from uno.event_bus.dead_letter.service.token_file import append_token
 
 MIB = 1024 * 1024
 KNOWN, EXPIRED, UNKNOWN = new_token(), new_token(), new_token()
@@ -72,8 +73,9 @@ async def serving(*, grace_s: float = 5.0, **settings: Any) -> AsyncGenerator[Se
         served.stop.set()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def served() -> AsyncIterator[Served]:
+    """One for all tests that leave it as it was."""
     async with serving() as made:
         yield made
 
@@ -198,7 +200,7 @@ async def test_the_head_of_a_later_request_has_the_same_time() -> None:
         assert (await connection.reply()).status == 408
 
 
-async def test_a_body_that_comes_slowly_is_late(served: Served) -> None:
+async def test_a_body_that_comes_slowly_is_late() -> None:
     async with serving(request_timeout=0.2) as served, wire(served.url) as connection:
         connection.send(head("POST", content_length="5") + b"ab")
         assert (await connection.reply()).code == "timeout"
@@ -239,7 +241,7 @@ async def test_a_body_above_the_bound_is_told_why_and_one_of_the_bound_is_taken(
                 data = head("POST", transfer_encoding="chunked") + b"%x\r\n%s\r\n0\r\n\r\n" % (size, body)
             reply = await ask(served.url, data)
             assert reply.status == status
-        assert reply.code == "body_too_large" and reply.headers["connection"] == "close"
+            assert status == 200 or (reply.code == "body_too_large" and reply.headers["connection"] == "close")
 
 
 async def test_bodies_that_are_under_way_share_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,18 +276,19 @@ async def test_the_longest_idle_connection_gives_way_and_none_that_is_at_work() 
         assert (await ask(served.url, head())).status == 200
 
 
-async def test_requests_in_a_row_are_answered_in_their_order_up_to_a_bound(served: Served) -> None:
-    async with wire(served.url) as connection:
+async def test_requests_in_a_row_are_answered_in_their_order_up_to_a_bound() -> None:
+    async with serving() as served, wire(served.url) as connection:
         connection.send(b"".join(head(x_request_id=f"n{i}") for i in range(10)))
         assert [(await connection.reply()).headers["x-request-id"] for _ in range(10)] == [f"n{i}" for i in range(10)]
         connection.send(head(path="/slow") * 40)
         assert await connection.rest() == b""
 
 
-async def test_a_reply_that_nobody_reads_ends(monkeypatch: pytest.MonkeyPatch, served: Served) -> None:
+async def test_a_reply_that_nobody_reads_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "UNREAD_S", 0.2)
-    with socket.create_connection(served._socket.getsockname()) as unread:  # noqa: ASYNC210
-        unread.sendall(head(path="/stream"))
+    async with serving() as served, wire(served.url) as unread:
+        unread.reader._transport.pause_reading()  # type: ignore[attr-defined]  # as one who does not read
+        unread.send(head(path="/stream"))
         await served.begun.wait()
         await eventually(lambda: not served._listener.live.all, within_s=5)
 
@@ -338,8 +341,7 @@ async def test_a_body_without_a_token_is_not_read(tokens: str) -> None:
 
 
 async def test_each_caller_has_a_rate_of_its_own(tokens: str) -> None:
-    with Path(tokens).open("a") as file:
-        file.write(line_of("other", frozenset({"read"}), UNKNOWN))
+    append_token(tokens, line_of("other", frozenset({"read"}), UNKNOWN))
     async with serving(tokens_file=tokens, rate=1) as served:
         asked = [await ask(served.url, head(authorization=f"Bearer {token}")) for token in (KNOWN, KNOWN, UNKNOWN)]
         assert [reply.status for reply in asked] == [200, 429, 200]
@@ -454,7 +456,7 @@ def authority() -> trustme.CA:
     return trustme.CA()
 
 
-def write(authority: trustme.CA, folder: Path, name: str = "localhost") -> dict[str, str]:
+def write(authority: trustme.CA, folder: Path, name: str = "localhost") -> dict[str, Any]:
     """Put a certificate of the name into the folder; return the settings that name it."""
     issued = authority.issue_cert(name)
     for file, content in (("key.new", issued.private_key_pem), ("cert.new", issued.cert_chain_pems[0])):
@@ -488,7 +490,7 @@ async def test_https_is_spoken_and_a_large_body_above_the_bound_is_told_why(
 async def test_old_tls_and_no_tls_are_refused(authority: trustme.CA, tmp_path: Path) -> None:
     async with serving(**write(authority, tmp_path), request_timeout=0.3) as served:
         context = trusting(authority)
-        with pytest.warns(DeprecationWarning):
+        with pytest.warns(DeprecationWarning, match="TLSv1_1"):
             context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
         with pytest.raises((ssl.SSLError, ConnectionError, ValueError)):
             await ask(named(served.url), head(), context)

@@ -26,6 +26,9 @@ KEEP_ALIVE_S: Final = 75
 """How long a connection may be idle: longer than proxies keep theirs (nginx: 60 s), which would use a closed one."""
 
 BACKLOG: Final = 1024
+DATE_S: Final = 1.0
+"""How old the time in a reply's ``Date`` may be."""
+
 CERTIFICATE_LOOK_S: Final = 5.0
 
 
@@ -126,6 +129,7 @@ class Listener(uvicorn.Server):
         )
         self.is_up = anyio.Event()
         """Set when connections are taken."""
+        self._is_stopping = anyio.Event()
         self._listening, self._context = listening, context
         self._handshake_s = settings.request_timeout
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # we say ourselves that it starts and stops
@@ -144,6 +148,14 @@ class Listener(uvicorn.Server):
     def stop(self) -> None:
         """Take no more connections, answer what is under way, and end."""
         self.should_exit = True
+        self._is_stopping.set()
+
+    @override
+    async def main_loop(self) -> None:
+        # uvicorn's own wakes up ten times a second to look whether it is to stop.
+        while not await self.on_tick(0):
+            with anyio.move_on_after(DATE_S):
+                await self._is_stopping.wait()
 
     @override
     @contextlib.contextmanager
