@@ -17,7 +17,6 @@ import pytest
 from tests.support.cli import Cli, wait_for_line
 from tests.support.probes import Answer, get, get_until
 from tests.support.proxy import Proxy
-from tests.support.servers import Server
 from uno.event_bus.dead_letter.service.access import TOKEN
 from uno.event_bus.dead_letter.store.local_node import free_port
 
@@ -195,7 +194,9 @@ def test_without_the_extra_one_line_says_what_to_install(missing: str) -> None:
 def test_a_token_is_shown_once_and_its_line_has_its_hash_alone(cli: Cli, tmp_path: Path) -> None:
     ran = cli("token", "ci", "--role", "read", "--role", "capture", "--days", "1")
     assert TOKEN.fullmatch(ran.out.strip()) and not TOKEN.search(ran.err)
-    assert re.search(r"^ci capture,read sha256:[0-9a-f]{64} until \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$", ran.err, re.M)
+    assert re.search(
+        r"^ci capture,read sha256:[0-9a-f]{64} until \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$", ran.err, re.MULTILINE
+    )
     file = tmp_path / "tokens"
     appended = cli("token", "ci", "--role", "read", "--append", str(file))
     assert appended.err == "" and appended.out.strip() not in file.read_text()

@@ -217,6 +217,11 @@ class _Exchange:
             pass
         except Refusal as refused:
             await self._refuse(refused)
+        except asyncio.CancelledError:
+            # By the server, whose time to end is over: nothing else cancels what answers a request.
+            if not self._status:
+                why = "the service stops; what the request asked for may have been done"
+                await self._refuse(Refusal(503, "stopping", why, {"retry-after": "1"}, closes=True))
         except Exception:
             logger.exception("request %s failed", self._id)
             if self._status:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -29,18 +30,25 @@ BACKLOG: Final = 1024
 DATE_S: Final = 1.0
 """How old the time in a reply's ``Date`` may be."""
 
+CANCELLED_S: Final = 1.0
+"""How long requests may take to end that were cancelled at the end of the server's time."""
+
 CERTIFICATE_LOOK_S: Final = 5.0
 
 
 def bind(host: str, port: int) -> socket.socket:
     """Return a socket that listens there. Raises `ConfigError` with one line that names the address."""
+    name = host.strip("[]")
     try:
-        family = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host.strip("[]"), port), family=family, backlog=BACKLOG)
+        family = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)[0][0]
+        both = name == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server((name, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except OSError as error:
         is_of_system = bool(error.errno) and not isinstance(error, socket.gaierror)
         why = os.strerror(error.errno or 0) if is_of_system else error.strerror or str(error)
-        raise ConfigError(f"the service cannot listen at {host}:{port}: {why} (DLQ_SERVICE_HOST, _PORT)") from error
+        if error.errno == errno.EADDRNOTAVAIL:
+            why += "; Kubernetes sets DLQ_SERVICE_HOST beside a service called dlq, unless enableServiceLinks is false"
+        raise ConfigError(f"the service cannot listen at {host}:{port} (DLQ_SERVICE_HOST, _PORT): {why}") from error
 
 
 class Certificate:
@@ -138,6 +146,8 @@ class Listener(uvicorn.Server):
         """Serve; at the end, and when cancelled, no connection is left."""
         try:
             await self.serve()
+            if self.server_state.tasks:  # cancelled by now: their clients are told
+                await asyncio.wait(self.server_state.tasks, timeout=CANCELLED_S)
         finally:
             for server in getattr(self, "servers", []):
                 server.close()
