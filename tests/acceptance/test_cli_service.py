@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import trustme
 
 from tests.support.cli import Cli, wait_for_line
 from tests.support.probes import Answer, get, get_until
@@ -53,7 +54,7 @@ def serving(cli: Cli, *words: str, cwd: Path | None = None, **settings: str) -> 
     process = cli.spawn("service", *words, cwd=cwd, **({"DLQ_SERVICE_PORT": "0"} | settings))
     try:
         line = wait_for_line(process, "service at ")
-        yield Service(process, re.findall(r"http://[0-9.:]+\d", line)[0])
+        yield Service(process, re.findall(r"https?://[0-9.:]+\d", line)[0])
     finally:
         process.kill()
         process.communicate()
@@ -152,6 +153,20 @@ def test_a_body_of_one_gib_costs_the_process_no_memory(cli: Cli) -> None:
                     pytest.fail("all of it was taken")
         assert _peak_kib(service.process.pid) - before < 16 * 1024
         assert service.capture().status == 201
+
+
+def test_health_asks_a_service_that_speaks_tls(cli: Cli, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    issued.private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    with serving(cli, DLQ_SERVICE_CERT_FILE=str(tmp_path / "both.pem")) as service:
+        url = service.url.replace("127.0.0.1", "localhost")
+        told = cli("health", "--url", url, "--live", DLQ_SERVICE_CA_FILE=str(tmp_path / "ca.pem"))
+        assert told.status == 0 and told.record == {"ok": True}
+        assert cli("health", "--url", url, "--live").status == 5
+        assert cli("health", "--url", url, DLQ_SERVICE_CA_FILE=str(tmp_path / "no.pem")).status == 2
+        service.stop()
 
 
 @pytest.mark.parametrize(
