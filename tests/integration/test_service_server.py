@@ -298,6 +298,10 @@ async def test_more_requests_than_the_rate_are_told_when_to_come_again() -> None
         assert [(await ask(served.url, head())).status for _ in range(2)] == [200, 200]
         refused = await ask(served.url, head())
         assert (refused.status, refused.code, refused.headers["retry-after"]) == (429, "rate_limited", "1")
+        async with wire(served.url) as connection:
+            for _ in range(2):  # a caller that has been told keeps its connection
+                connection.send(head("POST", content_length="3") + b"abc")
+                assert (await connection.reply()).status == 429
 
 
 # --- who asks --------------------------------------------------------------------------------------------

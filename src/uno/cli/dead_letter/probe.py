@@ -1,4 +1,4 @@
-"""Asking the port of a worker, or of the service, how it is: what ``health --url`` does, and an exec probe of a container."""
+"""Asking the port of a worker, or of the service, how it is: what ``health --url`` and exec probes of containers do."""
 
 import json
 import os

@@ -39,6 +39,8 @@ OPEN: Final = PROBES | {"/", "/docs", "/openapi.json"}
 FULL_BODIES: Final = 8
 """All requests together hold bodies of so many times the largest one; what would be more gets 503."""
 
+SMALL_BODY: Final = 65_536
+
 SHOWN_PATH: Final = 200
 
 _SOUND_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -92,7 +94,10 @@ class Guard:
         if path not in PROBES:
             self._check_host(headers)
         self._check_origin(scope, headers)
-        caller = self._caller(path, headers)
+        return self._caller(path, headers)
+
+    def check_rate(self, scope: Scope, caller: Caller) -> None:
+        """Refuse what comes too often from one caller, or address where callers have no names."""
         client = scope.get("client")
         wait_s = self._rates.wait_s(
             f"name {caller.name}" if self._tokens and caller.name else f"{client and client[0]}"
@@ -100,7 +105,6 @@ class Guard:
         if wait_s:
             after = {"retry-after": str(math.ceil(wait_s))}
             raise Refusal(429, "rate_limited", f"more than {self._settings.rate:g} requests a second", after)
-        return caller
 
     def _check_host(self, headers: "_Headers") -> None:
         given = headers.all(b"host")
@@ -135,8 +139,7 @@ class Guard:
 
     def check_length(self, headers: "_Headers") -> None:
         """Refuse a body that says itself that it is too large."""
-        length = b"".join(headers.all(b"content-length"))
-        if length and int(length) > self._settings.max_body_bytes:
+        if headers.length > self._settings.max_body_bytes:
             raise self._too_large()
 
     async def read_body(self, receive: Receive, held: list[int]) -> bytes:
@@ -187,6 +190,11 @@ class _Headers:
         return [value for known, value in self._pairs if known == name]
 
     @property
+    def length(self) -> int:
+        """What the request says of its body's length, bytes; 0 when it says nothing."""
+        return max((int(value) for value in self.all(b"content-length")), default=0)
+
+    @property
     def announce_body(self) -> bool:
         """Whether a body follows."""
         return any(
@@ -235,6 +243,14 @@ class _Exchange:
         scope, guard = self._scope, self._guard
         self._caller = guard.check(scope, self._headers)
         guard.check_length(self._headers)
+        try:
+            guard.check_rate(scope, self._caller)
+        except Refusal:
+            if self._headers.length <= SMALL_BODY:
+                # It is here already, most likely: to read it spares the caller a new connection.
+                await guard.read_body(self._receive, held)
+                self._has_read = True
+            raise
         self._body = await guard.read_body(self._receive, held)
         self._has_read = True
         state = scope.setdefault("state", {})
