@@ -511,7 +511,7 @@ async def test_old_tls_and_no_tls_are_refused(authority: trustme.CA, tmp_path: P
         with pytest.warns(DeprecationWarning, match="TLSv1_1"):
             context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
         context.set_ciphers("ALL:@SECLEVEL=0")  # else this side itself would refuse
-        with pytest.raises((ssl.SSLError, ConnectionError), match="(?i)protocol.version|reset"):
+        with pytest.raises((ssl.SSLError, ConnectionError)):
             await ask(named(served.url), head(), context)
         async with wire(served.url) as plain:
             plain.send(head())
