@@ -24,7 +24,7 @@ def known_as(app: ASGIApp, caller: Caller, request_id: str = "r-1") -> ASGIApp:
     """The application behind what knows its callers."""
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
-        await app(scope | {"state": {"caller": caller, "request_id": request_id}}, receive, send)
+        await app({**scope, "state": {"caller": caller, "request_id": request_id}}, receive, send)
 
     return wrapped
 
@@ -40,7 +40,9 @@ async def client_of(app: ASGIApp) -> AsyncGenerator[httpx2.AsyncClient]:
 class Streamed:
     """One request whose reply is read piece by piece; the client may leave at any time, or stop reading."""
 
-    def __init__(self, app: ASGIApp, method: str, path: str, body: bytes = b"", query: str = "", **headers: str) -> None:
+    def __init__(
+        self, app: ASGIApp, method: str, path: str, body: bytes = b"", query: str = "", **headers: str
+    ) -> None:
         self._app = app
         named = {"accept": "application/x-ndjson", "content-type": "application/json"} | {
             name.replace("_", "-"): value for name, value in headers.items()

@@ -27,11 +27,11 @@ from uno.event_bus.dead_letter.service.reply import Refused
 
 __all__ = ["OPERATIONS"]
 
-type Members = dict[str, Raw]
+type Members = Mapping[str, Raw]
 
-_ONE: msgspec.json.Decoder[Members] = msgspec.json.Decoder(dict[str, Raw])
+_ONE: msgspec.json.Decoder[Members] = msgspec.json.Decoder(Mapping[str, Raw])
 _MANY: msgspec.json.Decoder[list[Members]] = msgspec.json.Decoder(
-    Annotated[list[dict[str, Raw]], Meta(max_length=BATCH)]
+    Annotated[list[Mapping[str, Raw]], Meta(max_length=BATCH)]
 )
 
 

@@ -70,8 +70,8 @@ class Call:
     @property
     def wants_lines(self) -> bool:
         """Whether the client asks for a stream of JSON lines."""
-        ranges = [part.partition(";") for part in self.request.headers.get("accept", "").split(",")]
-        return any(name.strip().lower() == NDJSON and "q=0" not in (*more.split(";"),) for name, _, more in ranges)
+        accepted = "".join(self.request.headers.get("accept", "").lower().split())
+        return any(part.partition(";")[0] == NDJSON and not part.endswith(";q=0") for part in accepted.split(","))
 
 
 def as_caller(call: Call) -> AbstractContextManager[None]:

@@ -112,7 +112,9 @@ def _wrong_query(why: str) -> Refused:
 @cache
 def _parameters(kind: type[msgspec.Struct]) -> dict[str, bool]:
     """Return the parameters, and whether each may be given several times."""
-    return {field.encode_name: _is_list(msgspec.inspect.type_info(field.type)) for field in msgspec.structs.fields(kind)}
+    return {
+        field.encode_name: _is_list(msgspec.inspect.type_info(field.type)) for field in msgspec.structs.fields(kind)
+    }
 
 
 def _is_list(info: msgspec.inspect.Type) -> bool:
