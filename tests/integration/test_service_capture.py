@@ -53,7 +53,8 @@ async def test_a_letter_says_of_a_failure_what_a_local_capture_says(queues: Queu
     async with client_of(app_of(queue)) as client:
         for error, body in ((None, {}), ("no 47", {"error": "no 11"})):
             id = (await client.post("/v1/letters", json=event(**body))).json()["id"]
-            theirs, ours = await queue.get(id), await queue.get(await queue.add({}, type="Order", error=error, delay=60))
+            theirs = await queue.get(id)
+            ours = await queue.get(await queue.add({}, type="Order", error=error, delay=60))
             assert (theirs.reason, theirs.fingerprint) == (ours.reason, ours.fingerprint)
         timeout = await client.post("/v1/letters", json=event(error_type="TimeoutError"))
     assert (await queue.get(timeout.json()["id"])).reason == "timeout"

@@ -1,4 +1,4 @@
-"""The application: every operation at its path, the service's description, and problems for all that is no operation."""
+"""The application: every operation at its path, the service's description, and problems for what is none."""
 
 from collections.abc import Iterable
 from http import HTTPStatus
