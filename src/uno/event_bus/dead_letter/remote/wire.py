@@ -267,7 +267,7 @@ class LetterQuery(Filter, omit_defaults=True):
 
     limit: Annotated[int, Meta(ge=1, le=PAGE)] = 100
     """Letters of a page at most."""
-    cursor: Annotated[str, Meta(max_length=64)] = ""
+    cursor: Annotated[str, Meta(pattern="^([0-9]{1,4}:(-|[0-9]{1,20}-[0-9]{1,20}))?$")] = ""
     """Of the page before; empty: the first page."""
     whole: bool = False
     """With payload, traceback, headers and history."""

@@ -40,7 +40,7 @@ class CloudEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     specversion: Annotated[str, Meta(pattern="^1[.]0$")]
     id: Annotated[str, Meta(min_length=1)]
-    source: Annotated[str, Meta(min_length=1)]
+    source: Annotated[str, Meta(pattern="^[^ ]+$")]
     type: Annotated[str, Meta(min_length=1, max_length=1024)]
     datacontenttype: str = "application/json"
     data: Any = None
@@ -49,7 +49,7 @@ class CloudEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
     time: str = ""
     partitionkey: str = ""
     dlqreason: str = ""
-    dlqattempts: int = 0
+    dlqattempts: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0
     dlqerrortype: str = ""
     dlqerrormsg: str = ""
     dlqfirstfailed: str = ""
