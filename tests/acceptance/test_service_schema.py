@@ -11,6 +11,7 @@ import schemathesis
 import uvicorn
 from schemathesis import Case
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     negative_data_rejection,
@@ -21,8 +22,8 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from tests.support.servers import Server
 from tests.support.service import app_of
+from tests.support.waiting import eventually
 from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue
 
 
@@ -48,11 +49,9 @@ def live(redis_url: str) -> Iterator[Live]:
             server = uvicorn.Server(
                 uvicorn.Config(app_of(queue), port=0, log_level="error", ws="none", lifespan="off", access_log=False)
             )
-            server.install_signal_handlers = lambda: None
             async with anyio.create_task_group() as group:
                 group.start_soon(server.serve)
-                while not server.started:
-                    await anyio.sleep(0.01)
+                await eventually(lambda: server.started, within_s=10, what="the service does not start")
                 found.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
                 up.set()
                 await anyio.to_thread.run_sync(end.wait)
@@ -81,7 +80,7 @@ EXAMPLES = 5
 
 
 STRICTER = {("GET", "/v1/letters"), ("POST", "/v1/shards"), ("POST", "/v1/events")}
-"""Operations that ask for more than a schema says: a cursor of this queue, more shards than it has, data of their type."""
+"""Operations that ask for more than a schema says: a cursor of this queue, more shards than it has, data of a type."""
 
 
 @pytest.mark.timeout(60)
@@ -99,6 +98,7 @@ def test_the_service_does_as_it_describes_itself(live: Live) -> None:
     ]
     called = 0
     for result in schema.get_all_operations():
+        assert isinstance(result, Ok)
         operation = result.ok()
 
         @hypothesis.settings(

@@ -188,8 +188,12 @@ async def test_what_is_in_the_queue_is_known_by_its_keys(queues: Queues) -> None
 async def test_captures_of_many_clients_at_once_all_come_in(queues: Queues) -> None:
     """Each once."""
     queue = queues()
+
+    async def capture(client: httpx2.AsyncClient, n: int) -> None:
+        events = [event(event_id=f"{n % 10}-{m}") for m in range(10)]
+        assert (await client.post("/v1/letters/batch", json={"events": events})).status_code == 201
+
     async with client_of(app_of(queue)) as client, anyio.create_task_group() as group:
         for n in range(20):
-            body = {"events": [event(event_id=f"{n % 10}-{m}") for m in range(10)]}
-            group.start_soon(lambda body=body: client.post("/v1/letters/batch", json=body))
+            group.start_soon(capture, client, n)
     assert (await queue.stats()).open == 100
