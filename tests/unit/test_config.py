@@ -201,6 +201,7 @@ def test_every_variable_sets_its_field() -> None:
         "DLQ_OPERATION_TIMEOUT": "2",
         "DLQ_SPOOL_DIR": "/var/lib/uno/spool",
         "DLQ_SPOOL_MAX_BYTES": "65536",
+        "DLQ_AUDIT_LENGTH": "0",
         "DLQ_METRICS_PORT": "0",
         "DLQ_METRICS_HOST": "::1",
         "DLQ_LOG_FORMAT": "JSON",
