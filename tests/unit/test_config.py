@@ -247,6 +247,7 @@ def test_every_variable_sets_its_field() -> None:
         read_from="replica",
         spool_dir="/var/lib/uno/spool",
         spool_max_bytes=65_536,
+        audit_length=0,
         metrics_port=0,
         metrics_host="::1",
         log_format="json",

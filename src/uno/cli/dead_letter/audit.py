@@ -35,10 +35,10 @@ NO_OUTCOME: Final = "no outcome"
 @output_option
 @with_queue
 async def audit(queue: "DeadLetterQueue", /, *, request: str | None, limit: int | None, output: str | None) -> None:
-    """Show what operators have done to the queue, and who: the newest first.
+    """Show what operators have done to the queue, and who: the newest first, times in UTC.
 
     A table has one row for each call of a verb; "no outcome" is one that still runs, or that was killed. JSON has both
-    entries of a call, its outcome and before that its intent. The queue keeps the last DLQ_AUDIT_LENGTH entries.
+    entries of a call, its outcome and then its intent. The queue keeps the last DLQ_AUDIT_LENGTH entries.
 
     Examples:
       uno dead-letter audit --limit 20
@@ -151,8 +151,10 @@ def _letters(entry: "AuditEntry") -> str:
 def _outcome(entry: "AuditEntry") -> str:
     if entry.phase == "intent":
         return NO_OUTCOME
-    counts = {name: getattr(entry, name) for name in ("done", "changed", "leased", "not_found")}
-    told = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items() if count)
-    if not told or entry.count == 1:
+    if "shards" in _which(entry):
         return entry.outcome
-    return told if entry.outcome == "done" else f"{entry.outcome}: {told}"
+    counts = {name: getattr(entry, name) for name in ("done", "changed", "leased", "not_found")}
+    told = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items() if count) or "0 done"
+    if entry.outcome == "done":
+        return told
+    return entry.outcome if entry.count == 1 else f"{entry.outcome}: {told}"
