@@ -61,13 +61,12 @@ async def test_a_repeat_of_a_call_is_one_entry(audit: Audit, server: Server) -> 
 
 async def test_the_oldest_go_beyond_the_length(topology: Topology, server: Server) -> None:
     """By whole nodes of the stream, so a few more may stay; with 0 all of them do."""
-    for length, at_most in ((50, 50 + 100), (0, 400)):
+    for length, at_least, at_most in ((50, 50, 50 + 100), (0, 400, 400)):
         audit = Audit(topology, "orders", length)
         server.client.delete(KEY)
         ids = [await audit.audit(entry(str(n))) for n in range(400)]
         kept = [id.decode() for id, _ in server.client.xrange(KEY)]
-        assert length <= len(kept) <= at_most and kept == ids[-len(kept) :]
-    assert len(kept) == 400
+        assert at_least <= len(kept) <= at_most and kept == ids[-len(kept) :]
 
 
 @pytest.fixture
@@ -77,13 +76,13 @@ def full(server: Server) -> Iterator[None]:
     server.client.config_set("maxmemory", 0)
 
 
-async def test_a_full_server_takes_entries(topology: Topology, server: Server, full: None) -> None:
-    """Or nobody could clear it; on Redis 6.2, too, which lets a script go on that has dropped some first."""
-    for length in (100_000, 0):
-        audit = Audit(topology, "orders", length)
-        await audit.audit(entry(f"a{length}"))
-        await audit.audit(entry(f"a{length}", "outcome"))
-    assert server.client.xlen(KEY) == 4 == len((await audit.audited()).entries)
+@pytest.mark.parametrize("length", [100_000, 0])
+async def test_a_full_server_takes_entries(topology: Topology, server: Server, full: None, length: int) -> None:
+    """Or nobody could clear it; Redis 6.2, too, which lets a script go on whose first write needs no memory."""
+    audit = Audit(topology, "orders", length)
+    await audit.audit(entry("a"))
+    await audit.audit(entry("a", "outcome"))
+    assert server.client.xlen(KEY) == 2 == len((await audit.audited()).entries)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +122,8 @@ async def test_what_is_no_cursor_is_refused(audit: Audit, cursor: str) -> None:
 
 async def test_arguments_that_cannot_be_are_refused(audit: Audit, server: Server) -> None:
     """A length that is none, and a field without a value."""
-    for args in (["-1", "a", "intent", "v", 1], ["", "a", "intent", "v", 1], [1, "a", "intent", "v"]):
+    wrong: list[list[Any]] = [["-1", "a", "intent", "v", 1], ["", "a", "intent", "v", 1], [1, "a", "intent", "v"]]
+    for args in wrong:
         with pytest.raises(StoreError, match="audit: a length of"):
             await audit._call("audit", args)
     assert server.client.exists(KEY) == 0
