@@ -79,7 +79,7 @@ EXAMPLES = 5
 """Of each operation, valid and invalid ones."""
 
 
-STRICTER = {("GET", "/v1/letters"), ("POST", "/v1/shards"), ("POST", "/v1/events")}
+STRICTER = {("GET", "/v1/letters"), ("POST", "/v1/shards"), ("POST", "/v1/events"), ("GET", "/v1/audit")}
 """Operations that ask for more than a schema says: a cursor of this queue, more shards than it has, data of a type."""
 
 
