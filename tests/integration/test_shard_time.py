@@ -16,7 +16,6 @@ from tests.support.waiting import eventually, running
 from uno.event_bus.dead_letter import DeadLetterQueue
 from uno.event_bus.dead_letter.letter import LetterState, NewLetter
 from uno.event_bus.dead_letter.spool.lookup import Sought, found_in
-from uno.event_bus.dead_letter.spool.record import Record, State
 from uno.event_bus.dead_letter.store.values import Seen
 
 HOUR_MS = 3_600_000

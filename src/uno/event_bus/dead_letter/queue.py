@@ -26,6 +26,7 @@ from uno.event_bus.dead_letter.rules import require_whole
 from uno.event_bus.dead_letter.spool.folder import SpoolStats
 from uno.event_bus.dead_letter.spool.lookup import Sought, known_in
 from uno.event_bus.dead_letter.storage import Storage
+from uno.event_bus.dead_letter.store.audit import AuditEntry, AuditPage
 from uno.event_bus.dead_letter.store.connect import Client
 from uno.event_bus.dead_letter.store.registry import WorkerInfo
 from uno.event_bus.dead_letter.store.store import Store
@@ -584,7 +585,20 @@ class DeadLetterQueue:
         no power of two above the present count, `StoreUnavailable` when a node is away: then repeat it soon, because
         shards that have heard of it wait for its end.
         """
-        return (await (await self._store()).grow(shards)).shards
+        return await (await self._operations()).reshard(shards)
+
+    async def audited(self) -> AsyncGenerator[AuditEntry]:
+        """Yield what operators have done, the newest first: for each call of a verb its outcome and its intent.
+
+        Who did it is `process_user`, or whom ``with acting_as(who, request_id):`` names around the call.
+        """
+        operations = await self._operations()
+        async for entry in operations.audited():
+            yield entry
+
+    async def audit_page(self, cursor: str = "", *, limit: int = 100) -> AuditPage:
+        """Return at most so many of these entries, 1 to 1000, and a cursor for those before them; empty at the end."""
+        return await (await self._operations()).audit_page(cursor, limit=limit)
 
     async def verify(self, *, on_progress: Callable[[float], None] | None = None) -> VerifyReport:
         """Check every invariant over the live queue, in bounded calls.
