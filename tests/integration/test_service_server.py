@@ -23,7 +23,7 @@ from starlette.routing import Route
 from tests.support.raw_http import Reply, ask, head, wire
 from tests.support.waiting import eventually
 from uno.event_bus.dead_letter.errors import ConfigError
-from uno.event_bus.dead_letter.service import guard, listener, protocol
+from uno.event_bus.dead_letter.service import bodies, listener, protocol
 from uno.event_bus.dead_letter.service.access import TOKEN, line_of, new_token
 from uno.event_bus.dead_letter.service.server import Server
 from uno.event_bus.dead_letter.service.settings import ServiceSettings
@@ -255,7 +255,7 @@ async def test_a_client_that_goes_on_sending_still_reads_why_it_is_refused(serve
 
 
 async def test_bodies_that_are_under_way_share_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "FULL_BODIES", 2)
+    monkeypatch.setattr(bodies, "FULL_BODIES", 2)
     async with serving(max_body_bytes=10_000, request_timeout=5) as served, AsyncExitStack() as stack:
         halves = [await stack.enter_async_context(wire(served.url)) for _ in range(3)]
         for connection in halves[:2]:

@@ -16,7 +16,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from uno.event_bus.dead_letter.errors import ConfigError
-from uno.event_bus.dead_letter.service.protocol import Connections, Protocol
+from uno.event_bus.dead_letter.service.connections import Connections
+from uno.event_bus.dead_letter.service.protocol import Protocol
 from uno.event_bus.dead_letter.service.settings import ServiceSettings
 
 __all__ = ["Certificate", "Listener", "bind"]
