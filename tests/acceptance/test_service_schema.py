@@ -8,7 +8,6 @@ import anyio
 import hypothesis
 import pytest
 import schemathesis
-import uvicorn
 from schemathesis import Case
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
@@ -23,8 +22,9 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.support.service import app_of
-from tests.support.waiting import eventually
 from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue
+from uno.event_bus.dead_letter.service.server import Server
+from uno.event_bus.dead_letter.service.settings import ServiceSettings
 
 
 @dataclass
@@ -46,16 +46,10 @@ def live(redis_url: str) -> Iterator[Live]:
         async with DeadLetterQueue(redis_url, config) as queue:
             ids = await queue.add_many([{"n": n} for n in range(20)], delay=3600)
             await queue.park(ids[0], "for the test")
-            server = uvicorn.Server(
-                uvicorn.Config(app_of(queue), port=0, log_level="error", ws="none", lifespan="off", access_log=False)
-            )
-            async with anyio.create_task_group() as group:
-                group.start_soon(server.serve)
-                await eventually(lambda: server.started, within_s=10, what="the service does not start")
-                found.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+            async with Server(app_of(queue), ServiceSettings(port=0, rate=0), grace_s=1.0) as server:
+                found.url = server.url
                 up.set()
                 await anyio.to_thread.run_sync(end.wait)
-                server.should_exit = True
 
     def run() -> None:
         try:

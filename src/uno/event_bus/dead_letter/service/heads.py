@@ -30,7 +30,7 @@ def check_head(method: bytes, url: bytes, version: str, headers: list[tuple[byte
         raise _bad("the path is no UTF-8") from None
     else:
         if _CONTROL.search(plain) or _DOTS.search(plain):
-            raise _bad("the path has parts that no path here has")
+            raise Refusal(404, "not_found", "no path here has such parts")
     encodings = [value for name, value in headers if name == b"transfer-encoding"]
     if encodings and [value.strip().lower() for value in encodings] != [b"chunked"]:
         raise _bad("the one Transfer-Encoding taken is chunked")
