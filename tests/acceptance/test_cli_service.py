@@ -195,6 +195,25 @@ def test_a_port_that_is_taken_is_said_in_one_line(cli: Cli) -> None:
     assert ran.status == 2 and "Address already in use" in ran.err and ran.err.count("\n") == 1
 
 
+def test_a_queue_that_cannot_be_served_ends_it_in_one_line(cli: Cli) -> None:
+    cli.seed(("good", {}))
+    process = cli.spawn("service", "--port", "0", DLQ_SHARDS="8")
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 4
+    assert errors.splitlines()[-1].startswith("uno: error: queue 'default'") and "Traceback" not in errors
+
+
+def test_a_second_signal_leaves_at_once(cli: Cli) -> None:
+    with serving(cli) as service, closing(socket.create_connection(service.address, timeout=10)) as half:
+        half.sendall(b"POST /v1/letters HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
+        get_until(service.url, "/readyz", 200)
+        service.process.send_signal(signal.SIGTERM)
+        wait_for_line(service.process, "takes no more connections")
+        service.process.send_signal(signal.SIGTERM)
+        _, errors = service.process.communicate(timeout=5)
+        assert service.process.returncode == 128 + signal.SIGTERM and "leaving at once" in errors
+
+
 @pytest.mark.parametrize("missing", ["uvicorn", "starlette", "httptools"])
 def test_without_the_extra_one_line_says_what_to_install(missing: str) -> None:
     script = (

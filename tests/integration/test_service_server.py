@@ -251,6 +251,16 @@ async def test_a_body_above_the_bound_is_told_why_and_one_of_the_bound_is_taken(
             assert status == 200 or (reply.code == "body_too_large" and reply.headers["connection"] == "close")
 
 
+async def test_a_client_that_asks_first_is_told_before_it_sends(served: Served) -> None:
+    async with wire(served.url) as connection:
+        connection.send(head("POST", expect="100-continue", content_length="3"))
+        assert (await connection.reply()).status == 100
+        connection.send(b"abc")
+        assert (await connection.reply()).record["size"] == 3
+        connection.send(head("POST", expect="100-continue", content_length=str(1024 * MIB)))
+        assert (await connection.reply()).status == 413
+
+
 async def test_a_client_that_goes_on_sending_still_reads_why_it_is_refused(served: Served) -> None:
     async with wire(served.url) as connection:
         connection.send(head("POST", content_length=str(1024 * MIB)))
