@@ -217,7 +217,8 @@ async def test_a_token_is_read_again_when_it_is_refused(queues: Queues, tmp_path
     truth, mine = queues(shards=1), tmp_path / "token"
     old, new = tokens(tmp_path / "tokens", app=["capture", "read"])["app"], "uno_" + "n" * 43
     mine.write_text(old + "\n")
-    async with service_of(truth, tokens_file=str(tmp_path / "tokens")) as url:
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(service_of(truth, tokens_file=str(tmp_path / "tokens")))
         async with DeadLetterQueue(url, DeadLetterConfig(service_token_file=str(mine))) as queue:
             await queue.add({}, **NEVER)
             tokens(tmp_path / "tokens", known={"app": new}, app=["capture", "read"])

@@ -24,7 +24,7 @@ def known_as(app: ASGIApp, caller: Caller, request_id: str = "r-1") -> ASGIApp:
     """The application behind what knows its callers."""
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
-        await app(scope | {"state": {"caller": caller, "request_id": request_id}}, receive, send)
+        await app({**scope, "state": {"caller": caller, "request_id": request_id}}, receive, send)
 
     return wrapped
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "discard": (f"{_HERE}.act:discard", "Remove letters for good, by id."),
     "clear": (f"{_HERE}.act:clear", "Remove all letters that match."),
     "import": (f"{_HERE}.keep:import_", "Capture events from a file of JSON lines."),
+    "audit": (f"{_HERE}.audit:audit", "Show what operators have done, and who."),
     "workers": (f"{_HERE}.shards:workers", "List the workers, and the shards that they serve."),
     "reshard": (f"{_HERE}.shards:reshard", "Give a live queue more shards."),
     "verify": (f"{_HERE}.check:verify", "Check that every letter is accounted for."),

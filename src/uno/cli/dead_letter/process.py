@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
     from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue
     from uno.event_bus.dead_letter.telemetry.condition import Condition
+    from uno.event_bus.dead_letter.telemetry.registry import Exposed
 
 __all__ = ["exposed", "heed_signals", "metrics_options", "of_process", "open_when_there", "trace"]
 
-logger = logging.getLogger("uno.dead_letter.worker")
+logger = logging.getLogger("uno.dead_letter.process")
 
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 10.0
@@ -66,15 +67,19 @@ async def exposed(
     *,
     live: "Callable[[], Condition]",
     ready: "Callable[[], Condition]",
+    shown: "Exposed | None" = None,
 ) -> AsyncGenerator[None]:
-    """Serve metrics and probes while the block runs, also while Redis is away, if there is a port for them."""
+    """Serve metrics and probes while the block runs, also while Redis is away, if there is a port for them.
+
+    What is `shown` is made, unless it is there already: once a queue.
+    """
     if settings.metrics_port is None:
         yield
         return
     from uno.event_bus.dead_letter.telemetry.exposition import Exposition
     from uno.event_bus.dead_letter.telemetry.registry import registry_for
 
-    registry, snapshots = registry_for(queue)
+    registry, snapshots = shown or registry_for(queue)
     exposition = Exposition(
         registry,
         host=settings.metrics_host,

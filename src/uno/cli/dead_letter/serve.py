@@ -105,13 +105,15 @@ async def _serve(queue: "DeadLetterQueue", settings: "ServiceSettings", config: 
 
     from uno.event_bus.dead_letter.service.app import make_app
     from uno.event_bus.dead_letter.service.server import Server
+    from uno.event_bus.dead_letter.telemetry.registry import registry_for
     from uno.event_bus.dead_letter.worker.vitals import Vitals
 
     stop, vitals = anyio.Event(), Vitals(config)
     works, state = bool(queue.handlers), _State()
-    app = make_app(queue, stop=stop)
+    shown = registry_for(queue)
+    app = make_app(queue, stop=stop, exposed=shown, most_body_bytes=settings.max_body_bytes)
     ready = vitals.ready if works else state.ready
-    async with anyio.create_task_group() as group, exposed(queue, config, live=vitals.live, ready=ready):
+    async with anyio.create_task_group() as group, exposed(queue, config, live=vitals.live, ready=ready, shown=shown):
         group.start_soon(heed_signals, stop)
         group.start_soon(vitals.run)
         try:

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from uno.event_bus.dead_letter.actor import acting_as
     from uno.event_bus.dead_letter.backoff import DelayList, ExponentialBackoff, FixedDelay
     from uno.event_bus.dead_letter.config import DeadLetterConfig
     from uno.event_bus.dead_letter.decision import Discard, Park, RetryLater
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from uno.event_bus.dead_letter.where import Where
 
 _HOMES = {
+    "actor": ("acting_as",),
     "backoff": ("DelayList", "ExponentialBackoff", "FixedDelay"),
     "config": ("DeadLetterConfig",),
     "decision": ("Discard", "Park", "RetryLater"),
@@ -108,6 +110,7 @@ __all__ = [
     "StoreUnavailable",
     "VerifyReport",
     "Where",
+    "acting_as",
 ]
 
 

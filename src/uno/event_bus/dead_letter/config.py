@@ -253,6 +253,12 @@ class DeadLetterConfig(Settings):
     long one's letters take as long to be sent (some 8,000 a second) before later ones are.
     """
 
+    audit_length: int = setting(100_000, Whole(0, 10**9, "entries", ", 0 to keep all"))
+    """Entries that the audit stream keeps, about: two for each call of an operator's verb; the oldest go first.
+
+    An entry costs about 130 bytes of the server's memory, and one that names many letters by id up to 6 KiB.
+    """
+
     metrics_port: int | None = setting(None, Port())
     """Port of a worker's ``/metrics``, ``/livez`` and ``/readyz``. None: it has none. 0: any free one, which it logs.
 

@@ -1,11 +1,13 @@
 """Operators' verbs and reads over the whole queue: look, count, check, send back, remove."""
 
+import json
 import logging
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from uno.event_bus.dead_letter.auditor import Deed, by_ids, matching, recorded
 from uno.event_bus.dead_letter.bulk import (
     Answered,
     Bulk,
@@ -22,8 +24,10 @@ from uno.event_bus.dead_letter.bulk import (
 from uno.event_bus.dead_letter.doctor import Finding, examine
 from uno.event_bus.dead_letter.errors import ConfigError, LetterNotFound
 from uno.event_bus.dead_letter.letter import Letter
+from uno.event_bus.dead_letter.rules import require_whole
 from uno.event_bus.dead_letter.spool.folder import SpoolStats
 from uno.event_bus.dead_letter.store import browse
+from uno.event_bus.dead_letter.store.audit import LARGEST_PAGE, AuditEntry, AuditPage
 from uno.event_bus.dead_letter.store.registry import WorkerInfo
 from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.store.store import Store
@@ -51,7 +55,10 @@ TOTALS = (
 """Totals of a queue since it was made; `parked` is how often, not how many are parked now."""
 
 SCANS_A_PAGE: Final = 4
-"""Calls to a shard for one page, each of which looks at 500 letters, or 4 MiB of them, at most."""
+"""Calls to shards for one page, each of which looks at 500 letters, or 4 MiB of them, at most."""
+
+PAGE_BYTES: Final = 1024 * 1024
+"""Bytes of payloads from which on a page of whole letters makes no further call, which may bring 4 MiB more."""
 
 _CURSOR: Final = re.compile(r"(0|[1-9][0-9]{0,3}):(-|[0-9]{1,20}-[0-9]{1,20})")
 """Shard, and the stream id of the letter that was looked at last."""
@@ -129,7 +136,11 @@ class VerifyReport:
 
 
 class Operations:
-    """The operators' side of a queue."""
+    """The operators' side of a queue.
+
+    Every verb that changes something is recorded in the queue's audit stream: its intent before, and if that cannot be
+    written the verb raises so and nothing is changed; its outcome after. See `auditor`, and `actor` for who does it.
+    """
 
     def __init__(self, store: Store, *, replica: bool = False) -> None:
         self._store = store
@@ -174,22 +185,23 @@ class Operations:
         """Return some of the open letters that match, and the cursor of the next page; empty after the last.
 
         The first page has the cursor ``""``. Work is bounded, so a page may have few letters, or none, and not be the
-        last: it ends where a shard does, after 2,000 letters that were looked at, and with `whole` after 4 MiB. Raises
+        last: it ends after `SCANS_A_PAGE` calls, and with `whole` before about 5 MiB and ten letters more. Raises
         `ConfigError` for what is no cursor.
         """
         conditions = Where.of(where).conditions()
         await self._store.open()
         index, after = _place(cursor, len(self._store.shards))
-        shard, letters = self._store.shards[index], list[Letter]()
+        letters = list[Letter]()
         for _ in range(SCANS_A_PAGE):
-            left = most - len(letters)
+            shard, left = self._store.shards[index], most - len(letters)
             found = await browse.scan(shard, after, most=left, whole=whole, where=conditions, replica=self._replica)
             letters += found.letters
             after = found.cursor
             if not after:
-                index += 1
-                return letters, f"{index}:-" if index < len(self._store.shards) else ""
-            if len(letters) == most or (whole and letters):
+                index, after = index + 1, b"-"
+                if index == len(self._store.shards):
+                    return letters, ""
+            if len(letters) == most or (whole and sum(len(letter.payload) for letter in letters) >= PAGE_BYTES):
                 break
         return letters, f"{index}:{after.decode()}"
 
@@ -202,22 +214,24 @@ class Operations:
 
     async def park(self, letter_id: str, why: str) -> None:
         """Stop the retries of a letter. Raises `LetterNotFound`; `LetterStateConflict` when leased or parked."""
-        await self._operate(parking(why), letter_id)
+        await self._operate(parking(why), letter_id, why)
 
     async def discard(self, letter_id: str, why: str) -> None:
         """Remove a letter for good, also one that a worker has. Raises `LetterNotFound`."""
-        await self._operate(discarding(why), letter_id)
+        await self._operate(discarding(why), letter_id, why)
         logger.info(
             "letter %s is discarded: %r", letter_id, why, extra={"queue": self._store.queue, "letter_id": letter_id}
         )
 
-    async def _operate(self, verb: OperatorVerb, letter_id: str) -> None:
+    async def _operate(self, verb: OperatorVerb, letter_id: str, why: str = "") -> None:
         await self._store.open()
         answered: list[Answered] = []
-        await Bulk(self._store, verb, on_answers=answered.extend).on([letter_id])
-        for _, _, error in answered:
-            if error is not None:
-                raise error
+        bulk = Bulk(self._store, verb, on_answers=answered.extend)
+        async with recorded(self._store.audit, by_ids(verb.name, [letter_id], why), bulk.report):
+            await bulk.on([letter_id])
+            for _, _, error in answered:
+                if error is not None:
+                    raise error
 
     async def retry_many(
         self, which: Which, *, delay: float = 0.0, dry_run: bool = False, on_answers: OnAnswers | None = None
@@ -228,7 +242,8 @@ class Operations:
         that a worker has, is an answer. Any other error ends the work where it is; to repeat the call is safe. With
         `dry_run` the answers are those that would be given, and nothing is changed.
         """
-        return await self._operate_on_many(retrying(delay), which, f"due after {delay:g} s", dry_run, on_answers)
+        how = f"due after {delay:g} s"
+        return await self._operate_on_many(retrying(delay), which, "", how, dry_run=dry_run, on_answers=on_answers)
 
     async def discard_many(
         self, which: Which, why: str, *, dry_run: bool = False, on_answers: OnAnswers | None = None
@@ -237,10 +252,11 @@ class Operations:
 
         A filter without any field matches every letter of the queue.
         """
-        return await self._operate_on_many(discarding(why), which, repr(why), dry_run, on_answers)
+        verb = discarding(why)
+        return await self._operate_on_many(verb, which, why, repr(why), dry_run=dry_run, on_answers=on_answers)
 
     async def _operate_on_many(
-        self, verb: OperatorVerb, which: Which, how: str, dry_run: bool, on_answers: OnAnswers | None
+        self, verb: OperatorVerb, which: Which, why: str, how: str, *, dry_run: bool, on_answers: OnAnswers | None
     ) -> BulkReport:
         letters = chosen(which)
         await self._store.open()
@@ -248,25 +264,44 @@ class Operations:
         if dry_run:
             await bulk.on(letters)
             return bulk.report
-        what = f"{verb.name} {letters if isinstance(letters, Where) else f'{len(letters)} letters by id'}"
-        fields = {"queue": self._store.queue}
-        logger.info("queue %s: %s begins, %s", self._store.queue, what, how, extra=fields)
-        outcome = "has ended early"
-        try:
-            await bulk.on(letters)
-            outcome = "has ended"
-        finally:
-            logger.info("queue %s: %s %s: %s", self._store.queue, what, outcome, bulk.report, extra=fields)
+        if isinstance(letters, Where):
+            deed, what = matching(verb.name, letters, why), f"{verb.name} {letters}"
+        else:
+            deed, what = by_ids(verb.name, letters, why), f"{verb.name} {len(letters)} letters by id"
+        async with recorded(self._store.audit, deed, bulk.report):
+            fields = {"queue": self._store.queue}
+            logger.info("queue %s: %s begins, %s", self._store.queue, what, how, extra=fields)
+            outcome = "has ended early"
+            try:
+                await bulk.on(letters)
+                outcome = "has ended"
+            finally:
+                logger.info("queue %s: %s %s: %s", self._store.queue, what, outcome, bulk.report, extra=fields)
         return bulk.report
+
+    async def reshard(self, shards: int) -> int:
+        """Give the queue more shards; return how many it has then. Raises as `Store.grow`."""
+        await self._store.open()
+        async with recorded(self._store.audit, Deed("reshard", json.dumps({"shards": shards}))):
+            return (await self._store.grow(shards)).shards
+
+    # -- the record ----------------------------------------------------------------------------------
+
+    async def audit_page(self, cursor: str = "", *, limit: int = 100) -> AuditPage:
+        """Return at most so many entries of the audit stream, 1 to 1000: the newest, or those older than a cursor's.
+
+        Raises `ConfigError` for what is no cursor.
+        """
+        most = require_whole("limit", limit, "entries", 1, LARGEST_PAGE)
+        await self._store.open()
+        return await self._store.audit.audited(cursor, most=most, replica=self._replica)
+
+    # -- counts and checks ---------------------------------------------------------------------------
 
     async def workers(self) -> list[WorkerInfo]:
         """Return what the workers that live tell of themselves: shards, letters held, host, process, concurrency."""
         await self._store.open()
         return await self._store.registry.roster()
-
-    async def reshard(self, shards: int) -> int:
-        """Give a live queue more shards; return how many it has then. Raises as `Store.grow`."""
-        return (await self._store.grow(shards)).shards
 
     async def health(self) -> list[Finding]:
         """Look at server, memory, layout and every shard."""

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import anyio
 from opentelemetry import context as contexts
@@ -27,6 +27,7 @@ from uno.event_bus.dead_letter.retry import PolicyLike, RetryPolicy, as_policy, 
 from uno.event_bus.dead_letter.rules import require_whole
 from uno.event_bus.dead_letter.spool.folder import SpoolStats
 from uno.event_bus.dead_letter.storage import Storage
+from uno.event_bus.dead_letter.store.audit import AuditEntry, AuditPage
 from uno.event_bus.dead_letter.store.connect import Client
 from uno.event_bus.dead_letter.store.lookup import Kept
 from uno.event_bus.dead_letter.store.registry import WorkerInfo
@@ -43,6 +44,9 @@ from uno.event_bus.dead_letter.worker.vitals import Vitals
 from uno.event_bus.dead_letter.worker.worker import Worker
 
 __all__ = ["DeadLetterQueue"]
+
+AUDIT_PAGE: Final = 200
+"""Entries of the audit stream that are read at a time."""
 
 
 class DeadLetterQueue:
@@ -603,6 +607,24 @@ class DeadLetterQueue:
         shards that have heard of it wait for its end.
         """
         return await (await self._operations()).reshard(shards)
+
+    async def audited(self) -> AsyncGenerator[AuditEntry]:
+        """Yield what operators have done, the newest first: for each call of a verb its outcome and its intent.
+
+        Who did it is `process_user`, or whom ``with acting_as(who, request_id):`` names around the call.
+        """
+        operations, cursor = await self._operations(), ""
+        while True:
+            page = await operations.audit_page(cursor, limit=AUDIT_PAGE)
+            for entry in page.entries:
+                yield entry
+            cursor = page.cursor
+            if not cursor:
+                return
+
+    async def audit_page(self, cursor: str = "", *, limit: int = 100) -> AuditPage:
+        """Return at most so many of these entries, 1 to 1000, and a cursor for those before them; empty at the end."""
+        return await (await self._operations()).audit_page(cursor, limit=limit)
 
     async def verify(self, *, on_progress: Callable[[float], None] | None = None) -> VerifyReport:
         """Check every invariant over the live queue, in bounded calls.

@@ -26,6 +26,8 @@ from uno.event_bus.dead_letter.remote import wire
 from uno.event_bus.dead_letter.remote.problems import error_of
 from uno.event_bus.dead_letter.remote.records import letter_of
 from uno.event_bus.dead_letter.remote.store import RemoteStore
+from uno.event_bus.dead_letter.rules import require_whole
+from uno.event_bus.dead_letter.store.audit import LARGEST_PAGE, AuditEntry, AuditPage
 from uno.event_bus.dead_letter.store.registry import WorkerInfo
 from uno.event_bus.dead_letter.store.values import Answer
 from uno.event_bus.dead_letter.where import Where
@@ -188,6 +190,12 @@ class RemoteOperations:
     async def reshard(self, shards: int) -> int:
         """Give the queue more shards; return how many it has then."""
         return (await self._client.ask("POST", "/shards", wire.QueueInfo, wire.Reshard(shards))).shards
+
+    async def audit_page(self, cursor: str = "", *, limit: int = 100) -> AuditPage:
+        """Return entries of the audit stream, the newest first; as of `Operations.audit_page`."""
+        most = require_whole("limit", limit, "entries", 1, LARGEST_PAGE)
+        found = await self._client.ask("GET", "/audit", wire.AuditPage, query={"limit": most, "cursor": cursor})
+        return AuditPage(found.cursor, [AuditEntry(**msgspec.structs.asdict(record)) for record in found.records])
 
     async def health(self) -> list[Finding]:
         """Return what the service found of the queue."""

@@ -74,6 +74,7 @@ def _raw(letter: Letter) -> Raw | UnsetType:
         return UNSET
     try:
         payload.decode()
+        msgspec.json.decode(payload, type=Raw)
         msgspec.json.decode(b"[" * MARGIN + payload + b"]" * MARGIN, type=Raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return UNSET

@@ -20,6 +20,7 @@ __all__ = [
     "Answers",
     "Attempt",
     "AuditPage",
+    "AuditQuery",
     "AuditRecord",
     "Batch",
     "BulkResult",
@@ -267,7 +268,7 @@ class LetterQuery(Filter, omit_defaults=True):
 
     limit: Annotated[int, Meta(ge=1, le=PAGE)] = 100
     """Letters of a page at most."""
-    cursor: Annotated[str, Meta(max_length=64)] = ""
+    cursor: Annotated[str, Meta(pattern="^([0-9]{1,4}:(-|[0-9]{1,20}-[0-9]{1,20}))?$")] = ""
     """Of the page before; empty: the first page."""
     whole: bool = False
     """With payload, traceback, headers and history."""
@@ -464,22 +465,38 @@ class Reshard(Struct):
 
 
 class AuditRecord(Struct, kw_only=True, omit_defaults=True):
-    """What somebody did, or was about to do: see `store.audit`."""
+    """What somebody did, or was about to do: the fields of `store.audit.AuditEntry`."""
 
     id: str
     """``<ms>-<seq>``, by the server's clock."""
+    call: str = ""
+    """Of one call of a verb: what its intent and its outcome share."""
     phase: str
     """``intent``, before anything is done, or ``outcome``."""
     request_id: str
     who: str
     verb: str
     which: str = ""
-    """Ids or a filter, as JSON; at most 4 KiB."""
-    count: int = 0
-    """Letters named by id, or of an outcome: done."""
+    """JSON, at most 4 KiB: ``{"ids": […]}``, ``{"where": {…}}`` or ``{"shards": …}``; ``"left_out"``: how many more."""
+    count: int | None = None
+    """Letters that were named by id; None where a filter names them."""
     why: str = ""
     outcome: str = ""
-    """``done``, or the code of the error that ended it; and what became of the letters."""
+    """``done``, ``cancelled``, or the code of the error that ended it; empty for an intent."""
+    done: int = 0
+    changed: int = 0
+    leased: int = 0
+    not_found: int = 0
+    """What became of the letters, as of `BulkResult`."""
+
+
+class AuditQuery(Struct, omit_defaults=True):
+    """Parameters of the audit stream."""
+
+    limit: Annotated[int, Meta(ge=1, le=PAGE)] = 100
+    """Records of a page at most."""
+    cursor: Annotated[str, Meta(max_length=64)] = ""
+    """Of the page before; empty: the newest records."""
 
 
 class AuditPage(Struct, omit_defaults=True):

@@ -1,4 +1,4 @@
-"""The application: every operation at its path, the service's description, and problems for all that is no operation."""
+"""The application: every operation at its path, the service's description, and problems for what is none."""
 
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from uno.event_bus.dead_letter.queue import DeadLetterQueue
-from uno.event_bus.dead_letter.service import captures, events, letters, page, probes, queue, verbs
+from uno.event_bus.dead_letter.service import audit, captures, events, letters, page, probes, queue, verbs
 from uno.event_bus.dead_letter.service.openapi import description
 from uno.event_bus.dead_letter.service.operation import Call, Operation, Resource, Service, op
 from uno.event_bus.dead_letter.service.reply import GUARDS, JSON, problem, reply_problem
@@ -28,6 +28,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *letters.OPERATIONS,
     *verbs.OPERATIONS,
     *queue.OPERATIONS,
+    *audit.OPERATIONS,
     *probes.OPERATIONS,
 )
 

@@ -9,7 +9,8 @@ attribute                   becomes
 ``data``                    the payload: JSON as it stands; of another content type the text that it is
 ``data_base64``, a body     the payload
 ``partitionkey``            the ordering key
-``traceparent`` and so on   headers of these names: ``traceparent``, ``tracestate``; ``correlationid``: ``correlation_id``
+``traceparent``             header ``traceparent``; likewise ``tracestate``
+``correlationid``           header ``correlation_id``
 ``dlqreason``               the reason
 ``dlqattempts``             attempts before the capture
 ``dlqerrortype``            the error's class

@@ -27,11 +27,11 @@ from uno.event_bus.dead_letter.service.reply import Refused
 
 __all__ = ["OPERATIONS"]
 
-type Members = dict[str, Raw]
+type Members = Mapping[str, Raw]
 
-_ONE: msgspec.json.Decoder[Members] = msgspec.json.Decoder(dict[str, Raw])
+_ONE: msgspec.json.Decoder[Members] = msgspec.json.Decoder(Mapping[str, Raw])
 _MANY: msgspec.json.Decoder[list[Members]] = msgspec.json.Decoder(
-    Annotated[list[dict[str, Raw]], Meta(max_length=BATCH)]
+    Annotated[list[Mapping[str, Raw]], Meta(max_length=BATCH)]
 )
 
 
@@ -40,7 +40,7 @@ class CloudEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     specversion: Annotated[str, Meta(pattern="^1[.]0$")]
     id: Annotated[str, Meta(min_length=1)]
-    source: Annotated[str, Meta(min_length=1)]
+    source: Annotated[str, Meta(pattern="^[^ ]+$")]
     type: Annotated[str, Meta(min_length=1, max_length=1024)]
     datacontenttype: str = "application/json"
     data: Any = None
@@ -49,7 +49,7 @@ class CloudEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
     time: str = ""
     partitionkey: str = ""
     dlqreason: str = ""
-    dlqattempts: int = 0
+    dlqattempts: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0
     dlqerrortype: str = ""
     dlqerrormsg: str = ""
     dlqfirstfailed: str = ""

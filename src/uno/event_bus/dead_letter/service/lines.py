@@ -12,6 +12,7 @@ from typing import Final, override
 import anyio
 import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -65,7 +66,7 @@ class Lines(Response):
             ending = await run_until_ended(self._call.service.stop, receive, partial(self._stream, send))
             if ending is Ending.SERVICE_STOPS:
                 told = stopping(self._call.request_id)
-        except OSError:  # what a server raises for a client that is gone
+        except ClientDisconnect:
             return Ending.CLIENT_LEFT
         except Exception as error:
             ending, told = Ending.BY_ITSELF, problem_for(error, self._call.request_id)
@@ -80,8 +81,12 @@ class Lines(Response):
         failures: list[Exception] = []
         async with anyio.create_task_group() as group, take:
             group.start_soon(self._produce, give, failures)
-            while (piece := await self._next(take)) is not None:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            try:
+                while (piece := await self._next(take)) is not None:
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            except OSError:  # what a server may raise for a client that is gone
+                failures.append(ClientDisconnect())
+                group.cancel_scope.cancel()
         if failures:
             raise failures[0]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -15,7 +16,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from uno.event_bus.dead_letter.errors import ConfigError
-from uno.event_bus.dead_letter.service.protocol import Connections, Protocol
+from uno.event_bus.dead_letter.service.connections import Connections
+from uno.event_bus.dead_letter.service.protocol import Protocol
 from uno.event_bus.dead_letter.service.settings import ServiceSettings
 
 __all__ = ["Certificate", "Listener", "bind"]
@@ -26,18 +28,28 @@ KEEP_ALIVE_S: Final = 75
 """How long a connection may be idle: longer than proxies keep theirs (nginx: 60 s), which would use a closed one."""
 
 BACKLOG: Final = 1024
+DATE_S: Final = 1.0
+"""How old the time in a reply's ``Date`` may be."""
+
+CANCELLED_S: Final = 1.0
+"""How long requests may take to end that were cancelled at the end of the server's time."""
+
 CERTIFICATE_LOOK_S: Final = 5.0
 
 
 def bind(host: str, port: int) -> socket.socket:
     """Return a socket that listens there. Raises `ConfigError` with one line that names the address."""
+    name = host.strip("[]")
     try:
-        family = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host.strip("[]"), port), family=family, backlog=BACKLOG)
+        family = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)[0][0]
+        both = name == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server((name, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except OSError as error:
         is_of_system = bool(error.errno) and not isinstance(error, socket.gaierror)
         why = os.strerror(error.errno or 0) if is_of_system else error.strerror or str(error)
-        raise ConfigError(f"the service cannot listen at {host}:{port}: {why} (DLQ_SERVICE_HOST, _PORT)") from error
+        if error.errno == errno.EADDRNOTAVAIL:
+            why += "; Kubernetes sets DLQ_SERVICE_HOST beside a service called dlq, unless enableServiceLinks is false"
+        raise ConfigError(f"the service cannot listen at {host}:{port} (DLQ_SERVICE_HOST, _PORT): {why}") from error
 
 
 class Certificate:
@@ -126,6 +138,7 @@ class Listener(uvicorn.Server):
         )
         self.is_up = anyio.Event()
         """Set when connections are taken."""
+        self._is_stopping = anyio.Event()
         self._listening, self._context = listening, context
         self._handshake_s = settings.request_timeout
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # we say ourselves that it starts and stops
@@ -134,6 +147,8 @@ class Listener(uvicorn.Server):
         """Serve; at the end, and when cancelled, no connection is left."""
         try:
             await self.serve()
+            if self.server_state.tasks:  # cancelled by now: their clients are told
+                await asyncio.wait(self.server_state.tasks, timeout=CANCELLED_S)
         finally:
             for server in getattr(self, "servers", []):
                 server.close()
@@ -144,6 +159,14 @@ class Listener(uvicorn.Server):
     def stop(self) -> None:
         """Take no more connections, answer what is under way, and end."""
         self.should_exit = True
+        self._is_stopping.set()
+
+    @override
+    async def main_loop(self) -> None:
+        # uvicorn's own wakes up ten times a second to look whether it is to stop.
+        while not await self.on_tick(0):
+            with anyio.move_on_after(DATE_S):
+                await self._is_stopping.wait()
 
     @override
     @contextlib.contextmanager

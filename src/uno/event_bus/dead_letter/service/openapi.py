@@ -20,8 +20,8 @@ WHAT: Final = """\
 A dead-letter queue: events that failed come in, wait, are tried again, and are looked at and acted on.
 
 Every problem is `application/problem+json`; its `code` is stable. Payloads are given in one of two ways: `payload`, any
-JSON, kept as it stands, or `payload_base64`, any bytes. Durations are ms, moments Unix time in ms. Fields are only added:
-pass over those that you do not know."""
+JSON, kept as it stands, or `payload_base64`, any bytes. Durations are ms, moments Unix time in ms. Fields are only
+added: pass over those that you do not know."""
 
 MEANS: Final[Mapping[HTTPStatus, str]] = {
     HTTPStatus.BAD_REQUEST: "The request is malformed, or its query, a filter or a setting is wrong",
@@ -38,6 +38,20 @@ MEANS: Final[Mapping[HTTPStatus, str]] = {
     HTTPStatus.GATEWAY_TIMEOUT: "It is captured, and no replica has confirmed it yet",
     HTTPStatus.INSUFFICIENT_STORAGE: "The queue is full",
 }
+
+BASE64: Final = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+
+OF_JSON: Final = {"pattern": "^(application/json|text/json|[^;]*[+]json)(;.*)?$"}
+
+EITHER: Final[Mapping[str, list[dict[str, Any]]]] = {
+    "Event": [
+        {"required": ["payload"], "properties": {"content_type": OF_JSON}},
+        {"required": ["payload_base64"]},
+    ],
+    "RetryMany": [{"required": ["ids"]}, {"required": ["where"]}],
+    "DiscardMany": [{"required": ["ids"]}, {"required": ["where"]}],
+}
+"""Struct → ways to say the same, of which a request has exactly one."""
 
 OF_ANY: Final = (
     HTTPStatus.BAD_REQUEST,
@@ -57,6 +71,9 @@ def description(operations: Iterable[Operation]) -> bytes:
     kinds = _kinds(operations)
     schemas, components = msgspec.json.schema_components(kinds, ref_template=REF)
     schema_of = dict(zip(map(repr, kinds), schemas, strict=True))
+    for name, ways in EITHER.items():
+        components[name]["oneOf"] = ways
+    components["CloudEvent"]["additionalProperties"] = {"type": ["string", "number", "boolean", "null"]}
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, schema_of, components)
@@ -114,7 +131,7 @@ def _operation(one: Operation, schema_of: Mapping[str, Any], components: Mapping
     if parameters:
         told["parameters"] = parameters
     if one.body is not None:
-        content = {JSON: {"schema": schema_of[repr(one.body)]}}
+        content = {JSON: {"schema": _schema(one.body, schema_of)}}
         told["requestBody"] = {"required": not one.body_may_be_missing, "content": content}
     elif one.bodies:
         content = {kind: {"schema": _schema(body, schema_of)} for kind, body in one.bodies.items()}
@@ -185,9 +202,10 @@ def _header_parameters(one: Operation) -> list[dict[str, Any]]:
 
 
 def _plain(schema: Any) -> Any:
-    """Return a schema as JSON Schema 2020-12 has it: base64 is said by `contentEncoding` alone, UNSET is no default."""
+    """Return a schema with what the service asks for, and msgspec's does not say: that base64 is base64."""
     if isinstance(schema, Mapping):
-        return {name: _plain(value) for name, value in schema.items()}
+        said = {"pattern": BASE64} if schema.get("contentEncoding") == "base64" else {}
+        return {name: _plain(value) for name, value in schema.items()} | said
     if isinstance(schema, list | tuple):
         return [_plain(value) for value in schema]
     return schema

@@ -6,7 +6,7 @@ of them. In order: the caller's role, the queue that is meant, the query, the bo
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from uno.event_bus.dead_letter.actor import acting_as
 from uno.event_bus.dead_letter.errors import PermissionDenied
 from uno.event_bus.dead_letter.queue import DeadLetterQueue
 from uno.event_bus.dead_letter.remote.wire import NDJSON, QUEUE_HEADER
@@ -70,13 +71,14 @@ class Call:
     @property
     def wants_lines(self) -> bool:
         """Whether the client asks for a stream of JSON lines."""
-        ranges = [part.partition(";") for part in self.request.headers.get("accept", "").split(",")]
-        return any(name.strip().lower() == NDJSON and "q=0" not in (*more.split(";"),) for name, _, more in ranges)
+        accepted = "".join(self.request.headers.get("accept", "").lower().split())
+        return any(part.partition(";")[0] == NDJSON and not part.endswith(";q=0") for part in accepted.split(","))
 
 
 def as_caller(call: Call) -> AbstractContextManager[None]:
     """Have what is done inside recorded as the caller's: every change of letters, or of the queue, runs in one."""
-    return nullcontext()  # audit: acting_as(f"token:{call.caller.name}", call.request_id)
+    who = call.caller.name if call.caller == ANYONE else f"token:{call.caller.name}"
+    return acting_as(who, call.request_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The readable page of the service's description: plain HTML, made once, without scripts and anything from elsewhere."""
+"""The readable page of the service's description: plain HTML, made once, without scripts or assets."""
 
 import json
 from base64 import b64encode
@@ -17,9 +17,11 @@ h1{font-size:1.75rem;margin:0 0 .25rem}h2{margin:2.5rem 0 .5rem;text-transform:c
 code,pre{font:.875em/1.5 ui-monospace,monospace}code{background:var(--soft);padding:.1em .3em;border-radius:.25em}
 pre{background:var(--soft);padding:.75rem;overflow:auto;border-radius:.4rem}pre code{background:none;padding:0}
 details{border:1px solid var(--line);border-radius:.5rem;margin:.5rem 0}summary{padding:.6rem .8rem;cursor:pointer}
-details>div{padding:.25rem 1rem 1rem;border-top:1px solid var(--line)}summary b{display:inline-block;min-width:3.5rem;color:var(--accent)}
+details>div{padding:.25rem 1rem 1rem;border-top:1px solid var(--line)}
+summary b{display:inline-block;min-width:3.5rem;color:var(--accent)}
 summary code{background:none;font-weight:600}summary span{float:right;opacity:.75}
-table{border-collapse:collapse;width:100%}td,th{text-align:left;vertical-align:top;padding:.3rem .6rem .3rem 0;border-bottom:1px solid var(--line)}
+table{border-collapse:collapse;width:100%}
+td,th{text-align:left;vertical-align:top;padding:.3rem .6rem .3rem 0;border-bottom:1px solid var(--line)}
 nav a{margin-right:1rem}a{color:var(--accent)}h4{margin:1rem 0 .25rem}
 @media(max-width:40rem){summary span{float:none;display:block}}
 """
@@ -85,10 +87,11 @@ def _operation(method: str, path: str, one: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _contents(contents: Mapping[str, Any]) -> str:
-    return "<br>".join(
-        f"<code>{escape(media)}</code> {_type(told.get('x-line', told['schema']))}{' a line' if 'x-line' in told else ''}"
-        for media, told in contents.items()
-    )
+    shown = []
+    for media, told in contents.items():
+        kind = f"{_type(told['x-line'])} a line" if "x-line" in told else _type(told["schema"])
+        shown.append(f"<code>{escape(media)}</code> {kind}")
+    return "<br>".join(shown)
 
 
 def _properties(schema: Mapping[str, Any]) -> Iterator[str]:

@@ -8,23 +8,21 @@ servers could read differently are refused, so that no proxy before the service 
 
 import asyncio
 import logging
-import re
 from functools import partial
 from typing import Any, Final, override
-from urllib.parse import unquote_to_bytes
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from uno.event_bus.dead_letter.service.guard import new_request_id
+from uno.event_bus.dead_letter.service.connections import Connections
+from uno.event_bus.dead_letter.service.headers import new_request_id
+from uno.event_bus.dead_letter.service.heads import HEAD_BYTES, MOST_HEADERS, check_head, too_large
 from uno.event_bus.dead_letter.service.refusal import Refusal, reply_of
 
-__all__ = ["Connections", "Protocol"]
+__all__ = ["Protocol"]
 
 logger = logging.getLogger(__name__)
 
-HEAD_BYTES: Final = 32_768
-MOST_HEADERS: Final = 100
 MOST_PIPELINED: Final = 16
 
 LINGER_S: Final = 1.0
@@ -33,38 +31,9 @@ LINGER_S: Final = 1.0
 UNREAD_S: Final = 60.0
 """How long a client may leave a reply unread."""
 
-_BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-_DOTS: Final = re.compile(r"(?:^|[/\\])\.{1,2}(?:[/\\]|$)")
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-
-
-class Connections:
-    """The connections of a server, and the bounds that they share."""
-
-    def __init__(self, most: int, timeout_s: float, linger_bytes: int) -> None:
-        self.most, self.timeout_s, self.linger_bytes = most, timeout_s, linger_bytes
-        self.all: set[Protocol] = set()
-        self.idle: dict[Protocol, None] = {}
-        """Those without a request under way, the one that has been so for longest first."""
-
-    def admit(self, connection: "Protocol") -> bool:
-        """Take one in, in place of the longest idle one where there are too many; answer whether there is room."""
-        if len(self.all) >= self.most:
-            if not self.idle:
-                return False
-            next(iter(self.idle)).abort()
-        self.all.add(connection)
-        self.idle[connection] = None
-        return True
-
-    def forget(self, connection: "Protocol") -> None:
-        """Note the end of one."""
-        self.all.discard(connection)
-        self.idle.pop(connection, None)
-
 
 class Protocol(HttpToolsProtocol):
-    """One of them."""
+    """One connection."""
 
     def __init__(self, *args: Any, of: Connections, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -173,7 +142,7 @@ class Protocol(HttpToolsProtocol):
             self._refuse(self._refused or Refusal(400, "bad_request", "this is no sound HTTP/1.1 request"))
         else:
             if self._silent_bytes > HEAD_BYTES:
-                self._refuse(_too_large_head())
+                self._refuse(too_large())
 
     @override
     def on_message_begin(self) -> None:
@@ -190,7 +159,7 @@ class Protocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count(len(name) + len(value) + 4)
         if len(self.headers) >= MOST_HEADERS:
-            self._stop(_too_large_head())
+            self._stop(too_large())
         if self._is_in_body:
             return  # a trailer: nobody may rely on what comes after the body
         super().on_header(name, value)
@@ -233,31 +202,15 @@ class Protocol(HttpToolsProtocol):
         self._silent_bytes = 0
         self._head_bytes += size
         if self._head_bytes > HEAD_BYTES:
-            self._stop(_too_large_head())
+            self._stop(too_large())
 
     def _check_head(self) -> None:
-        """Refuse what is no path, and what another server may read as something else."""
-        url = self.url
-        path, _, query = url.partition(b"?")
-        if not path.startswith(b"/") or path.startswith(b"//") or b"#" in url or self.parser.get_method() == b"CONNECT":
-            self._stop(Refusal(400, "bad_request", "a request asks for a path that begins with one slash"))
-        if not url.isascii() or _BAD_ESCAPE.search(url):
-            self._stop(Refusal(400, "bad_request", "the path is not percent-encoded"))
-        try:
-            plain = unquote_to_bytes(path).decode()
-            unquote_to_bytes(query).decode()
-        except UnicodeDecodeError:
-            self._stop(Refusal(400, "bad_request", "the path is no UTF-8"))
-        else:
-            if _CONTROL.search(plain) or _DOTS.search(plain):
-                self._stop(Refusal(400, "bad_request", "the path has parts that no path here has"))
         if self.parser.should_upgrade():
             self._stop(Refusal(400, "bad_request", "the protocol cannot be changed (Upgrade)"))
-        encodings = [value for name, value in self.headers if name == b"transfer-encoding"]
-        if encodings and [value.strip().lower() for value in encodings] != [b"chunked"]:
-            self._stop(Refusal(400, "bad_request", "the one Transfer-Encoding taken is chunked"))
-        if len([name for name, _ in self.headers if name == b"host"]) != 1 and self.parser.get_http_version() == "1.1":
-            self._stop(Refusal(400, "bad_request", "a request has exactly one Host"))
+        try:
+            check_head(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
+        except Refusal as refused:
+            self._stop(refused)
 
     def _stop(self, refused: Refusal) -> None:
         """Stop the parser, from within one of its callbacks."""
@@ -301,7 +254,3 @@ class _Lingering:
     def is_closing(self) -> bool:
         """Answer whether it ends, or is about to."""
         return self._connection.is_ending or self._transport.is_closing()
-
-
-def _too_large_head() -> Refusal:
-    return Refusal(431, "head_too_large", f"a head has at most {HEAD_BYTES} bytes and {MOST_HEADERS} headers")

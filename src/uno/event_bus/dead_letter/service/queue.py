@@ -44,8 +44,10 @@ async def stats(call: Call) -> Stats:
 def _stats(found: QueueStats) -> Stats:
     spool = found.spool
     names = (name for name in Stats.__struct_fields__ if name != "spool")
-    waiting = spool and Spool(spool.directory, spool.bytes, spool.letters, spool.oldest_ms, spool.max_bytes)
-    return Stats(**{name: getattr(found, name) for name in names}, spool=waiting)
+    told = Stats(**{name: getattr(found, name) for name in names})
+    if spool is not None:
+        told.spool = Spool(spool.directory, spool.bytes, spool.letters, spool.oldest_ms, spool.max_bytes)
+    return told
 
 
 @op("GET", "/v1/workers", role=READ, out=Workers)

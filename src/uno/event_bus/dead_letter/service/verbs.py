@@ -1,7 +1,7 @@
 """``/v1/letters``, as operators act on it: retry, park and discard, one letter or many.
 
-Every change runs within `as_caller`. A verb on many letters ends with its request: when the client leaves, or the service
-stops, the engine writes down how far it came, and to repeat it is safe.
+Every change runs within `as_caller`. A verb on many letters ends with its request: when the client leaves, or the
+service stops, the engine writes down how far it came, and to repeat it is safe.
 """
 
 from collections.abc import Awaitable, Callable, Sequence

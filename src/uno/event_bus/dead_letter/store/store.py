@@ -12,6 +12,7 @@ import anyio
 from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.errors import LayoutMismatch, StoreUnavailable
 from uno.event_bus.dead_letter.letter import NewLetter
+from uno.event_bus.dead_letter.store.audit import Audit
 from uno.event_bus.dead_letter.store.captures import Captures, Result
 from uno.event_bus.dead_letter.store.connect import Seeds
 from uno.event_bus.dead_letter.store.durability import Durability
@@ -45,6 +46,7 @@ class Store:
         self.layout = Layout(FORMAT, shards, shards, int(config.lease_seconds * 1000), 1)
         self._config = config
         self.registry = Registry(self.topology, config.queue)
+        self.audit = Audit(self.topology, config.queue, config.audit_length)
         self._record = LayoutRecord(self.topology, config.queue, replace(self.layout))
         self._following = anyio.Lock()
         self._captures = Captures(self.shards, self.layout, self.topology, config)
