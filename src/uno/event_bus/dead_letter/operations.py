@@ -27,7 +27,7 @@ from uno.event_bus.dead_letter.letter import Letter
 from uno.event_bus.dead_letter.rules import require_whole
 from uno.event_bus.dead_letter.spool.folder import SpoolStats
 from uno.event_bus.dead_letter.store import browse
-from uno.event_bus.dead_letter.store.audit import LARGEST_PAGE, AuditEntry, AuditPage
+from uno.event_bus.dead_letter.store.audit import LARGEST_PAGE, AuditPage
 from uno.event_bus.dead_letter.store.registry import WorkerInfo
 from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.store.store import Store
