@@ -2,8 +2,9 @@
 
 import base64
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, override
 
 import anyio
 import httpx2
@@ -11,7 +12,9 @@ import pytest
 
 from tests.integration.conftest import Queues
 from tests.support.service import app_of, client_of
-from uno.event_bus.dead_letter import DeadLetterQueue
+from uno.event_bus.dead_letter import DeadLetterQueue, Disabled, PayloadTooLarge
+from uno.event_bus.dead_letter.letter import NewLetter
+from uno.event_bus.dead_letter.telemetry.recorder import Recorder
 
 LATER = {"delay_ms": 60_000}
 JSON = {"content-type": "application/json"}
@@ -197,3 +200,28 @@ async def test_captures_of_many_clients_at_once_all_come_in(queues: Queues) -> N
         for n in range(20):
             group.start_soon(capture, client, n)
     assert (await queue.stats()).open == 100
+
+
+async def test_letters_that_are_made_already_have_their_answers_by_position(queues: Queues) -> None:
+    """`put`: too much of a payload, or of headers, is refused without a call; the others come in, and are counted."""
+    counted: list[str] = []
+
+    class Counting(Recorder):
+        @override
+        def captured(self, queue: str, letters: Sequence[NewLetter]) -> None:
+            counted.extend(new.event_id for new in letters)
+
+    queue = queues(max_payload_bytes=100, recorder=Counting())
+    letters = [
+        NewLetter("a", "t", b"1", delay_ms=60_000),
+        NewLetter("b", "t", bytes(101)),
+        NewLetter("c", "t", b"", headers=bytes(101)),
+        NewLetter("a", "t", b"1", delay_ms=60_000),
+    ]
+    first, large, heavy, again = await queue.put(letters)
+    assert isinstance(first, str) and first == again
+    assert isinstance(large, PayloadTooLarge) and isinstance(heavy, PayloadTooLarge) and heavy.part == "headers"
+    assert counted == ["a", "a"]
+    assert await queue.put([]) == []
+    with pytest.raises(Disabled):
+        await queues(enabled=False).put(letters)

@@ -247,6 +247,9 @@ def test_the_description_is_openapi() -> None:
         else:
             assert f"`{operation.role}`" in one["description"]
             assert "application/problem+json" in one["responses"]["403"]["content"]
+    properties = told["components"]["schemas"]["Event"]["properties"]
+    assert properties["delay_ms"]["description"].startswith("Until the first retry")
+    assert told["components"]["schemas"]["Problem"]["properties"]["code"]["type"] == "string"
     refs = {one["$ref"] for one in _schemas(told) if "$ref" in one}
     assert {ref.rpartition("/")[2] for ref in refs} <= told["components"]["schemas"].keys()
     assert all(str(status.value) in json.dumps(told["paths"]) for status in STATUS.values())

@@ -346,7 +346,8 @@ class OneAnswer(Struct, omit_defaults=True):
 
 class Answers(Struct, omit_defaults=True):
     """A line of a reply in NDJSON to a verb on many letters, or to `verify`: each has one of these fields, and the
-    last one `report`, `verified` or `problem`. A reply that ends without is cut off.
+    last one `report`, `verified` or `problem`. A reply that ends without is cut off. A stream of letters that cannot be
+    brought to its end has such a last line, too, with `problem`. Readers pass over empty lines.
     """
 
     answers: list[OneAnswer] = []

@@ -1,6 +1,7 @@
 """The application: every operation at its path, the service's description, and problems for what is none."""
 
 from collections.abc import Iterable
+from functools import cache
 from http import HTTPStatus
 
 import anyio
@@ -73,10 +74,16 @@ def _paths(operations: Iterable[Operation]) -> dict[str, dict[str, Operation]]:
     return paths
 
 
-def _about() -> tuple[Operation, ...]:
-    """Return the operations that tell of the others; they are made once, and are not described themselves."""
+@cache
+def _texts() -> tuple[bytes, bytes]:
+    """Return the description and its page: made once a process, in some 50 ms."""
     told = description(OPERATIONS)
-    shown = page.page_of(told)
+    return told, page.page_of(told)
+
+
+def _about() -> tuple[Operation, ...]:
+    """Return the operations that tell of the others, and are not described themselves."""
+    told, shown = _texts()
 
     @op("GET", "/openapi.json", role=None)
     async def openapi(call: Call) -> Response:

@@ -59,7 +59,14 @@ def letter_of(queue: DeadLetterQueue, event: Event, trace: Mapping[str, str]) ->
     if len(headers) > config.max_payload_bytes:
         raise PayloadTooLarge(len(headers), config.max_payload_bytes, "headers")
     reason = event.reason or _reason(event).value
-    failure = describe_texts(event.error_type, event.error, event.traceback, event_type=event.type, reason=reason)
+    failure = describe_texts(
+        event.error_type,
+        event.error,
+        event.traceback,
+        event_type=event.type,
+        reason=reason,
+        fingerprint=event.fingerprint,
+    )
     return NewLetter(
         event_id=event.event_id or token_hex(16),
         type=event.type,
@@ -70,7 +77,7 @@ def letter_of(queue: DeadLetterQueue, event: Event, trace: Mapping[str, str]) ->
         error_type=failure.error_type,
         error=failure.message,
         traceback=failure.traceback,
-        fingerprint=event.fingerprint or failure.fingerprint,
+        fingerprint=failure.fingerprint,
         failed_at_ms=event.failed_at_ms,
         attempts=event.attempts,
         delay_ms=_delay_ms(queue, event),

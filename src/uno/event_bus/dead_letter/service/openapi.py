@@ -1,14 +1,16 @@
 """The service's description: OpenAPI 3.1, made of the operations and the structs of their bodies."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from http import HTTPStatus
 from importlib import metadata
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
+import msgspec.structs
 
 from uno.event_bus.dead_letter.remote.wire import NDJSON, PREFIX, PROBLEM, QUEUE_HEADER, Problem
+from uno.event_bus.dead_letter.service.field_notes import notes_of
 from uno.event_bus.dead_letter.service.operation import NoQuery, Operation
 from uno.event_bus.dead_letter.service.reply import JSON
 
@@ -71,6 +73,8 @@ def description(operations: Iterable[Operation]) -> bytes:
     kinds = _kinds(operations)
     schemas, components = msgspec.json.schema_components(kinds, ref_template=REF)
     schema_of = dict(zip(map(repr, kinds), schemas, strict=True))
+    for kind in map(_struct_of, kinds):
+        _describe(kind, components)
     for name, ways in EITHER.items():
         components[name]["oneOf"] = ways
     components["CloudEvent"]["additionalProperties"] = {"type": ["string", "number", "boolean", "null"]}
@@ -116,6 +120,31 @@ def _kinds(operations: Iterable[Operation]) -> list[Any]:
             if kind not in (None, bytes, NoQuery):
                 kinds.setdefault(repr(kind), kind)
     return list(kinds.values())
+
+
+def _struct_of(kind: Any) -> type[msgspec.Struct]:
+    """Return the struct that a body is, or is a list of."""
+    found: type[msgspec.Struct] = kind if isinstance(kind, type) else get_args(kind)[0]
+    return found
+
+
+def _describe(kind: type[msgspec.Struct], components: dict[str, Any]) -> None:
+    """Add to a struct's schema, and to those of the structs within it, what the source says of their fields."""
+    told = components[kind.__name__]
+    for name, note in notes_of(kind).items():
+        if name in told["properties"]:
+            told["properties"][name] = {"description": note, **told["properties"][name]}
+    for field in msgspec.structs.fields(kind):
+        for part in _structs_in(field.type):
+            if "description" not in str(components[part.__name__]["properties"]):
+                _describe(part, components)
+
+
+def _structs_in(kind: Any) -> Iterator[type[msgspec.Struct]]:
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        yield kind
+    for part in get_args(kind):
+        yield from _structs_in(part)
 
 
 def _operation(one: Operation, schema_of: Mapping[str, Any], components: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,10 +217,12 @@ def _query_parameters(one: Operation, components: Mapping[str, Any]) -> list[dic
     if one.query is NoQuery:
         return []
     properties = components[one.query.__name__]["properties"]
-    return [
-        {"name": name, "in": "query", "schema": _plain(schema), "style": "form", "explode": True}
-        for name, schema in properties.items()
-    ]
+    told = []
+    for name, schema in properties.items():
+        schema = _plain(schema)
+        what = {"description": schema.pop("description")} if "description" in schema else {}
+        told.append({"name": name, "in": "query", **what, "schema": schema, "style": "form", "explode": True})
+    return told
 
 
 def _header_parameters(one: Operation) -> list[dict[str, Any]]:

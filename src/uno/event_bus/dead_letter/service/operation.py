@@ -95,6 +95,8 @@ class Operation:
     description: str
     query: type[msgspec.Struct] = NoQuery
     body: type[msgspec.Struct] | None = None
+    body_may_be_missing: bool = False
+    """No body means the same as an empty object."""
     bodies: Mapping[str, Any] = field(default_factory=dict)
     """Of one that reads the body by itself: content type → schema."""
     out: Any = None
@@ -107,11 +109,6 @@ class Operation:
     """Content type of a body that is not JSON."""
     fails: tuple[HTTPStatus, ...] = ()
     """Statuses of problems, beside those that any operation may answer."""
-
-    @property
-    def body_may_be_missing(self) -> bool:
-        """Whether no body means the same as an empty object."""
-        return self.body is not None and not any(f.required for f in msgspec.structs.fields(self.body))
 
 
 def op(
@@ -180,9 +177,7 @@ class Resource:
             raw = await read_body(request, self._service.most_body_bytes)
             if raw or not operation.body_may_be_missing:
                 require_json(request)
-                body = decoded(raw, self._decoders[operation.body])
-            else:
-                body = operation.body()
+            body = decoded(raw or b"{}" if operation.body_may_be_missing else raw, self._decoders[operation.body])
         return Call(self._service, request, caller, request_id, query, body)
 
     def _caller(self, request: Request) -> Caller:

@@ -102,7 +102,8 @@ def _properties(schema: Mapping[str, Any]) -> Iterator[str]:
     for name, one in schema["properties"].items():
         must = "required" if name in required else ""
         default = f"default <code>{escape(json.dumps(one['default']))}</code>" if "default" in one else must
-        yield f"<tr><td><code>{escape(name)}</code></td><td>{_type(one)}</td><td>{default}</td></tr>"
+        what = _inline(one.get("description", ""))
+        yield f"<tr><td><code>{escape(name)}</code></td><td>{_type(one)}</td><td>{default}</td><td>{what}</td></tr>"
     yield "</table>"
 
 

@@ -46,7 +46,7 @@ type Verb = Callable[[Which, OnAnswers | None], Awaitable[BulkReport]]
 """A verb of the queue, with all but which letters, and who hears the answers."""
 
 
-@op("POST", "/v1/letters/{id}/retry", role=OPERATE, body=Retry, out=Settled, fails=OF_ONE)
+@op("POST", "/v1/letters/{id}/retry", role=OPERATE, body=Retry, body_may_be_missing=True, out=Settled, fails=OF_ONE)
 async def retry(call: Call) -> Settled:
     """Send a letter back to the workers.
 
