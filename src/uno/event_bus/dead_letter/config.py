@@ -256,7 +256,7 @@ class DeadLetterConfig(Settings):
     audit_length: int = setting(100_000, Whole(0, 10**9, "entries", ", 0 to keep all"))
     """Entries that the audit stream keeps, about: two for each call of an operator's verb; the oldest go first.
 
-    An entry costs about 130 bytes of the server's memory, and one that names many letters by id up to 6 KiB.
+    An entry costs about 150 bytes of the server's memory, and one that names many letters by id up to 6 KiB.
     """
 
     metrics_port: int | None = setting(None, Port())
