@@ -23,7 +23,7 @@ from redis.retry import Retry
 from tests.support import binaries
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "redis" / "redis.conf"
-"""The file that we ship: every server of the tests starts with it, and what follows on its command line overrules it."""
+"""The file that we ship: every server of the tests starts with it; what follows on the command line overrules it."""
 
 # No disk, and no bound of memory, but where a test asks for it.
 SETTINGS = (
