@@ -62,7 +62,8 @@ def test_its_variables_have_defaults_but_the_one_that_nobody_can_guess() -> None
     assert queues == dict.fromkeys(("app", *OURS), "orders")
     images = {name: each["image"] for name, each in services.items()}
     assert (images["app"], images["dlq-worker"], images["dlq-service"]) == ("shop:7", "shop:7", "uno:2")
-    assert changed["secrets"]["dlq_tokens"]["file"] == "/s/tokens"
+    assert {each["file"] for each in changed["secrets"].values()} == {"/s/redis_password", "/s/app_token"}
+    assert services["dlq-service"]["volumes"][0]["source"] == "/s/service"
 
 
 def test_names_commands_and_figures_of_the_guide_are_kept(file: Any, services: Any) -> None:
@@ -139,6 +140,10 @@ def test_secrets_are_files_that_are_mounted_where_they_are_read(file: Any, servi
         text = str(service.get("environment", "")) + str(service.get("command", "")) + str(service.get("healthcheck"))
         assert set(re.findall(rf"{SECRETS}\w+", text)) == mounted, name
         assert {path.removeprefix(SECRETS) for path in mounted} <= file["secrets"].keys()
+    # Of the tokens the directory, so that the file may be replaced.
+    (tokens,) = services["dlq-service"]["volumes"]
+    assert services["dlq-service"]["environment"]["DLQ_SERVICE_TOKENS_FILE"] == f"{tokens['target']}/tokens"
+    assert tokens["type"] == "bind" and tokens["read_only"] and not tokens["bind"]["create_host_path"]
     # No value of a secret stands in a variable.
     assert not {"DLQ_REDIS_PASSWORD", "DLQ_SERVICE_TOKEN"} & {
         variable for service in services.values() for variable in service.get("environment", ())
