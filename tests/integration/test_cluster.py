@@ -151,7 +151,7 @@ async def test_a_capture_goes_to_another_node_when_its_home_is_away(cluster: Clu
 
 
 def home(queue: DeadLetterQueue, event_id: str) -> int:
-    [store] = queue._storage._stores.values()
+    [store] = queue._storage._receivers.values()
     return store.home_of(NewLetter(event_id=event_id, type="", payload=b""))
 
 

@@ -268,9 +268,7 @@ async def test_a_shard_that_lost_its_books_makes_no_total_fall(queues: Queues, p
     shard = (await queue._store()).shards[2]
     lost = int((await browse.stats(shard))["open"])
     assert 0 < lost < left
-    for client in place.clients():
-        for key in client.keys(shard.key("*")):
-            client.delete(key)
+    place.client.delete(*place.keys(shard.key("*")))  # of the primary: a replica may still have them, and refuse
     page = await page_of(exposed)
     assert (page.value(names.CAPTURED), page.value(names.QUEUE_SIZE)) == (200, 200 - lost)
     await queue.add_many(range(100), delay=60)

@@ -435,7 +435,7 @@ async def test_construction_needs_no_server(queues: Queues) -> None:
     """It does no I/O; what is wrong with the URL is told all the same."""
     queues("redis://localhost:1/0")
     with pytest.raises(ConfigError):
-        DeadLetterQueue("http://localhost")
+        DeadLetterQueue("ftp://localhost")
     with pytest.raises(ConfigError, match=r"allowed are redis\.asyncio\.Redis, .*RedisCluster and a URL"):
         DeadLetterQueue(object())  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="DLQ_REDIS_URL"):

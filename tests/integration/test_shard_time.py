@@ -15,8 +15,7 @@ from tests.support.servers import Server
 from tests.support.waiting import eventually, running
 from uno.event_bus.dead_letter import DeadLetterQueue
 from uno.event_bus.dead_letter.letter import LetterState, NewLetter
-from uno.event_bus.dead_letter.spool.lookup import found_in
-from uno.event_bus.dead_letter.spool.record import Record, State
+from uno.event_bus.dead_letter.store.lookup import Kept
 from uno.event_bus.dead_letter.store.values import Seen
 
 HOUR_MS = 3_600_000
@@ -196,5 +195,5 @@ async def test_a_spooled_letter_is_found_in_the_stream_of_a_shard_that_is_ahead(
     await lead(queue, server, 0, 2)
     await queue.add({}, event_id="there", delay=60)
     now_ms = time.time_ns() // 1_000_000
-    records = [Record(n, 1, State.TRIED, now_ms, NewLetter(id, "", b"")) for n, id in enumerate(("there", "not"))]
-    assert await found_in(await queue._store(), 0, records, 1000) == {0}
+    kept = [Kept(NewLetter(id, "", b""), now_ms, tried=True) for id in ("there", "not")]
+    assert await queue.known(kept, now_ms=now_ms) == {0}

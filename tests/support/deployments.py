@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from uno.cli.group import uno
 from uno.event_bus.dead_letter import DeadLetterConfig
+from uno.event_bus.dead_letter.service.settings import ServiceSettings
 
 __all__ = [
     "CHECKOUT",
@@ -41,24 +42,12 @@ MANIFESTS: Final = tuple(
     for name in ("redis", "service", "sidecar", "networkpolicy", "secrets.example")
 )
 
-SERVICE_VARIABLES: Final = frozenset(
-    f"DLQ_SERVICE_{name}"
-    for name in (
-        *("HOST", "PORT", "TOKENS_FILE", "HOSTS", "CERT_FILE", "KEY_FILE"),
-        *("MAX_BODY_BYTES", "REQUEST_TIMEOUT", "RATE", "MAX_CONNECTIONS"),
-    )
-)
-"""What `ServiceSettings.variables()` is going to say."""
-
-COMING: Final = frozenset({"service"})
-"""Commands that these files name before they are there."""
-
 # ------------------------------------------------------------------------------------------------ settings, commands
 
 
 def known_variables() -> frozenset[str]:
     """Return the variables that the engine and its service read."""
-    return SERVICE_VARIABLES | frozenset(DeadLetterConfig.variables().values())
+    return frozenset([*DeadLetterConfig.variables().values(), *ServiceSettings.variables().values()])
 
 
 def unknown_settings(environment: Mapping[str, str]) -> str:
@@ -67,6 +56,7 @@ def unknown_settings(environment: Mapping[str, str]) -> str:
     if strangers:
         return f"nobody reads {strangers}"
     DeadLetterConfig.from_env(environment)
+    ServiceSettings.from_env(environment)
     return ""
 
 
@@ -78,8 +68,6 @@ def is_a_command(words: Sequence[str]) -> bool:
         words = words[1:]
     else:
         return False
-    if words[:1] == ["dead-letter"] and len(words) == 2 and words[1] in COMING:
-        return True
     command: click.Command | None = uno
     context = click.Context(uno)
     while isinstance(command, click.Group) and words:

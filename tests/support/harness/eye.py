@@ -73,8 +73,8 @@ class Eye:
 
     def _home_of(self, event_id: str) -> int:
         """The shard of an event, as the engine chooses it; the queue must be open."""
-        [store] = self.queue._storage._stores.values()
-        return store.home_of(NewLetter(event_id=event_id, type="", payload=b""))
+        [receiver] = self.queue._storage._receivers.values()
+        return receiver.home_of(NewLetter(event_id=event_id, type="", payload=b""))
 
     def end_state(self) -> EndState:
         """What the queue holds, its totals, and what `verify` finds."""

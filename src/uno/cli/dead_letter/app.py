@@ -34,6 +34,8 @@ def load_queue(app: str | None, *, redis_url: str | None = None, queue: str | No
     for variable, value in (("DLQ_REDIS_URL", redis_url), ("DLQ_QUEUE", queue)):
         if value is not None:
             os.environ[variable] = value
+    if redis_url is not None:
+        os.environ.pop("DLQ_SERVICE_URL", None)  # it would go before
     config = DeadLetterConfig.from_env(app=app)
     where = config.app or _entry_point()
     found = _resolve(where)
@@ -89,5 +91,8 @@ def _check(found: "DeadLetterQueue", where: str, config: Any, redis_url: str | N
         raise Failure(f"{where} is queue {found.config.queue!r}, --queue is {queue!r}: drop one of them", Status.USAGE)
     if redis_url is not None and found.config.redis_url != redis_url:
         raise Failure(f"{where} brings its own Redis: leave --redis-url out", Status.USAGE)
+    if found.is_remote:
+        why = "handlers need Redis itself: set DLQ_REDIS_URL, and no DLQ_SERVICE_URL"
+        raise Failure(f"{where} is remote, behind a service; {why}", Status.USAGE)
     if not found.handlers:
         raise Failure(f"{where} has no handlers, so nothing was taken: {THREE_WAYS}", Status.USAGE, "no_handlers")

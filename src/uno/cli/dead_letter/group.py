@@ -10,6 +10,8 @@ _HERE = "uno.cli.dead_letter"
 
 COMMANDS = {
     "worker": (f"{_HERE}.run:worker", "Try letters again, with an application's handlers."),
+    "service": (f"{_HERE}.serve:service", "Serve the queue over HTTP."),
+    "token": (f"{_HERE}.token:token", "Make a token for the service."),
     "demo": (f"{_HERE}.run:demo", "Show the main job on events that fail."),
     "list": (f"{_HERE}.browse:list_", "List open letters."),
     "show": (f"{_HERE}.browse:show", "Show all of one letter."),

@@ -56,7 +56,7 @@ async def on_queue[T](
     from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue
 
     config = DeadLetterConfig.from_env(redis_url=redis_url, queue=queue)
-    async with closing(DeadLetterQueue(config.require_redis_url(), config), make=make, opened=opened) as named:
+    async with closing(DeadLetterQueue(redis_url or config.require_url(), config), make=make, opened=opened) as named:
         return await function(named)
 
 

@@ -58,7 +58,7 @@ class DeadLetterQueue:
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Return a queue with the settings of the environment. Raises `ConfigError`."""
         config = DeadLetterConfig.from_env(environ)
-        return cls(config.require_redis_url(), config)
+        return cls(config.require_url(), config)
 
     @property
     def config(self) -> DeadLetterConfig:

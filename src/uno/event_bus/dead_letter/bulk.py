@@ -20,6 +20,7 @@ from uno.event_bus.dead_letter.walk import PAGE, Walk, find_many, position
 from uno.event_bus.dead_letter.where import Where
 
 __all__ = [
+    "LONGEST_ID",
     "Answered",
     "Bulk",
     "BulkReport",
@@ -94,7 +95,8 @@ class Answered(NamedTuple):
     """What the verb on this letter alone raises; None when it is done."""
 
 
-type OnAnswers = Callable[[Sequence[Answered]], None]
+type OnAnswers = Callable[[Sequence[Answered]], Awaitable[None] | None]
+"""Hears answers, batch by batch; one that returns an awaitable is waited for before the work goes on."""
 
 
 @dataclass(slots=True)
@@ -156,7 +158,7 @@ class Bulk:
         for letter_id in dict.fromkeys(ids):
             shard = home_of_id(self._store, letter_id)
             if shard is None:
-                self._tell([_gone(letter_id)], named=True)
+                await self._tell([_gone(letter_id)], named=True)
             else:
                 homes.setdefault(shard, []).append(letter_id)
         for shard, named in homes.items():
@@ -167,7 +169,7 @@ class Bulk:
     async def _on_batch(self, shard: Shard, ids: Sequence[str]) -> None:
         letters = await find_many(shard, ids)
         known = {letter.id for letter in letters}
-        self._tell([_gone(letter_id) for letter_id in ids if letter_id not in known], named=True)
+        await self._tell([_gone(letter_id) for letter_id in ids if letter_id not in known], named=True)
         await self._do(shard, letters, None)
 
     async def _on_matching(self, where: Where) -> None:
@@ -196,7 +198,7 @@ class Bulk:
             again = await find_many(shard, [letter.id for letter in changed])
             known = {letter.id for letter in again}
             told += [_gone(letter.id) for letter in changed if letter.id not in known]
-            self._tell(told, named=walk is None)
+            await self._tell(told, named=walk is None)
             letters = [*ahead, *again]
 
     async def _act(self, shard: Shard, letters: Sequence[Letter]) -> list[Answer]:
@@ -223,12 +225,14 @@ class Bulk:
             letter.id, answer, LetterStateConflict(letter.id, self._verb.name, state.value, self._verb.takes)
         )
 
-    def _tell(self, answered: Sequence[Answered], *, named: bool) -> None:
+    async def _tell(self, answered: Sequence[Answered], *, named: bool) -> None:
         self.report.count(answered)
         if named:
             self.report.answers.update((letter_id, answer) for letter_id, answer, _ in answered)
         if answered and self._on_answers is not None:
-            self._on_answers(answered)
+            heard = self._on_answers(answered)
+            if heard is not None:
+                await heard
 
 
 def _gone(letter_id: str) -> Answered:

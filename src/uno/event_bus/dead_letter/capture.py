@@ -25,7 +25,7 @@ from uno.event_bus.dead_letter.letter import DeadLetterReason, NewLetter
 from uno.event_bus.dead_letter.retry import RetryPolicy, policy_for
 from uno.event_bus.dead_letter.rules import require_seconds, require_whole
 from uno.event_bus.dead_letter.spool.spool import Spool
-from uno.event_bus.dead_letter.store.store import Store
+from uno.event_bus.dead_letter.store.receiver import Receiver
 from uno.event_bus.dead_letter.telemetry.recorder import NO_RECORDER
 from uno.event_bus.dead_letter.telemetry.tracing.captures import CaptureSpans, carried
 from uno.event_bus.dead_letter.telemetry.tracing.tracers import harmless
@@ -197,7 +197,7 @@ class Capturer:
 
     async def capture(
         self,
-        open_store: Callable[[], Awaitable[Store]],
+        open_receiver: Callable[[], Awaitable[Receiver]],
         made: Sequence[NewLetter | InvalidEvent | PayloadTooLarge],
         spool: Spool | None = None,
         spans: CaptureSpans | None = None,
@@ -212,18 +212,12 @@ class Capturer:
         ids: dict[int, str] = {}
         sent = [position for position, new in enumerate(made) if isinstance(new, NewLetter)]
         letters = [new for new in made if isinstance(new, NewLetter)]
-        results: list[str | Exception] = []
-        if letters:
-            kept = spool.add(letters, self._put) if spool is not None else self._put(await open_store(), letters)
-            results = await kept
-            self._record(letters, results)
+        results = await self._capture(open_receiver, letters, spool) if letters else []
         for position, result in zip(sent, results, strict=True):
             if isinstance(result, str):
                 ids[position] = result
-            elif isinstance(result, DeadLetterError):
-                errors[position] = result
             else:
-                raise result
+                errors[position] = result
         errors |= {position: refusal for position, refusal in enumerate(made) if isinstance(refusal, DeadLetterError)}
         if not errors:
             if spans is not None:
@@ -233,16 +227,55 @@ class Capturer:
             raise errors[0]
         raise PartialCapture(ids, dict(sorted(errors.items())))
 
+    async def put(
+        self,
+        open_receiver: Callable[[], Awaitable[Receiver]],
+        letters: Sequence[NewLetter],
+        spool: Spool | None = None,
+    ) -> list[str | DeadLetterError]:
+        """Capture letters that are made already, within the bounds of this queue; return by position id or error.
+
+        Raises `Disabled`, and what opening the queue does.
+        """
+        if not self._config.enabled:
+            raise Disabled
+        results: list[str | DeadLetterError | None] = [self._too_large(new) for new in letters]
+        fit = [position for position, refusal in enumerate(results) if refusal is None]
+        captured = await self._capture(open_receiver, [letters[position] for position in fit], spool) if fit else []
+        for position, result in zip(fit, captured, strict=True):
+            results[position] = result
+        return [result for result in results if result is not None]
+
+    def _too_large(self, new: NewLetter) -> PayloadTooLarge | None:
+        limit = self._config.max_payload_bytes
+        if len(new.payload) > limit:
+            return PayloadTooLarge(len(new.payload), limit)
+        return PayloadTooLarge(len(new.headers), limit, "headers") if len(new.headers) > limit else None
+
+    async def _capture(
+        self, open_receiver: Callable[[], Awaitable[Receiver]], letters: Sequence[NewLetter], spool: Spool | None
+    ) -> list[str | DeadLetterError]:
+        """Put letters into the store or the spool; return by position id or error. Raises what is no error of ours."""
+        kept = spool.add(letters, self._put) if spool is not None else self._put(await open_receiver(), letters)
+        results = await kept
+        self._record(letters, results)
+        known: list[str | DeadLetterError] = []
+        for result in results:
+            if not isinstance(result, str | DeadLetterError):
+                raise result
+            known.append(result)
+        return known
+
     def _record(self, letters: Sequence[NewLetter], results: Sequence[str | Exception]) -> None:
         if self.recorder is not NO_RECORDER:
             captured = [new for new, result in zip(letters, results, strict=True) if isinstance(result, str)]
             self.recorder.captured(self._config.queue, captured)
 
-    async def _put(self, store: Store, letters: Sequence[NewLetter]) -> list[str | Exception]:
-        return [self._full(store) if result is None else result for result in await store.add(letters)]
+    async def _put(self, receiver: Receiver, letters: Sequence[NewLetter]) -> list[str | Exception]:
+        return [self._full(receiver) if result is None else result for result in await receiver.add(letters)]
 
-    def _full(self, store: Store) -> QueueFull:
-        return QueueFull(self._config.queue, self._config.max_queue_size, store.layout.shards)
+    def _full(self, receiver: Receiver) -> QueueFull:
+        return QueueFull(self._config.queue, self._config.max_queue_size, receiver.homes)
 
 
 def _text(name: str, value: object) -> str:

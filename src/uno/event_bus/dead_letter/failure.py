@@ -30,6 +30,7 @@ __all__ = [
     "TRACEBACK_BYTES",
     "Failure",
     "describe",
+    "describe_texts",
     "normalised",
     "sole_error",
     "stable_module",
@@ -87,6 +88,13 @@ def describe(error: BaseException | str | None, *, event_type: str, reason: str 
     except Exception:  # the exception's own code; a letter must not be lost for a bad description
         name = type(error).__name__
         return Failure(_cut(name, TYPE_LENGTH), "", "", _fingerprint(event_type, name))
+
+
+def describe_texts(error_type: str, message: str, traceback: str, *, event_type: str, reason: str = "") -> Failure:
+    """Return what a letter keeps of an error that another process has said in texts; bounded as `describe` does it."""
+    error_type, message = _cut(error_type, TYPE_LENGTH), _cut(message, MESSAGE_BYTES)
+    told = (error_type, normalised(message)) if error_type or message else ("", reason)
+    return Failure(error_type, message, _cut_start(traceback, TRACEBACK_BYTES), _fingerprint(event_type, *told))
 
 
 def sole_error(error: BaseException) -> BaseException:

@@ -1,6 +1,7 @@
 """Operators' verbs and reads over the whole queue: look, count, check, send back, remove."""
 
 import logging
+import re
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -18,10 +19,12 @@ from uno.event_bus.dead_letter.bulk import (
     parking,
     retrying,
 )
-from uno.event_bus.dead_letter.errors import LetterNotFound
+from uno.event_bus.dead_letter.doctor import Finding, examine
+from uno.event_bus.dead_letter.errors import ConfigError, LetterNotFound
 from uno.event_bus.dead_letter.letter import Letter
 from uno.event_bus.dead_letter.spool.folder import SpoolStats
 from uno.event_bus.dead_letter.store import browse
+from uno.event_bus.dead_letter.store.registry import WorkerInfo
 from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.store.store import Store
 from uno.event_bus.dead_letter.where import Where
@@ -46,6 +49,12 @@ TOTALS = (
     "new_error_groups",
 )
 """Totals of a queue since it was made; `parked` is how often, not how many are parked now."""
+
+SCANS_A_PAGE: Final = 4
+"""Calls to a shard for one page, each of which looks at 500 letters, or 4 MiB of them, at most."""
+
+_CURSOR: Final = re.compile(r"(0|[1-9][0-9]{0,3}):(-|[0-9]{1,20}-[0-9]{1,20})")
+"""Shard, and the stream id of the letter that was looked at last."""
 
 PLACES_A_CALL: Final = 500
 """Entries and rows that one call of `verify` checks, at most."""
@@ -159,6 +168,31 @@ class Operations:
                 for letter in page.letters:
                     yield letter
 
+    async def page(
+        self, where: Where | Mapping[str, Any] | None, cursor: str, most: int, *, whole: bool = True
+    ) -> tuple[list[Letter], str]:
+        """Return some of the open letters that match, and the cursor of the next page; empty after the last.
+
+        The first page has the cursor ``""``. Work is bounded, so a page may have few letters, or none, and not be the
+        last: it ends where a shard does, after 2,000 letters that were looked at, and with `whole` after 4 MiB. Raises
+        `ConfigError` for what is no cursor.
+        """
+        conditions = Where.of(where).conditions()
+        await self._store.open()
+        index, after = _place(cursor, len(self._store.shards))
+        shard, letters = self._store.shards[index], list[Letter]()
+        for _ in range(SCANS_A_PAGE):
+            left = most - len(letters)
+            found = await browse.scan(shard, after, most=left, whole=whole, where=conditions, replica=self._replica)
+            letters += found.letters
+            after = found.cursor
+            if not after:
+                index += 1
+                return letters, f"{index}:-" if index < len(self._store.shards) else ""
+            if len(letters) == most or (whole and letters):
+                break
+        return letters, f"{index}:{after.decode()}"
+
     async def retry(self, letter_id: str, *, delay: float = 0.0) -> None:
         """Send a letter back to the workers, due after `delay` seconds; a parked one gets a new budget of retries.
 
@@ -225,6 +259,20 @@ class Operations:
             logger.info("queue %s: %s %s: %s", self._store.queue, what, outcome, bulk.report, extra=fields)
         return bulk.report
 
+    async def workers(self) -> list[WorkerInfo]:
+        """Return what the workers that live tell of themselves: shards, letters held, host, process, concurrency."""
+        await self._store.open()
+        return await self._store.registry.roster()
+
+    async def reshard(self, shards: int) -> int:
+        """Give a live queue more shards; return how many it has then. Raises as `Store.grow`."""
+        return (await self._store.grow(shards)).shards
+
+    async def health(self) -> list[Finding]:
+        """Look at server, memory, layout and every shard."""
+        await self._store.open()
+        return await examine(self._store)
+
     async def stats(self) -> QueueStats:
         """Return counts and totals: one bounded call a shard."""
         return await self._stats(replica=self._replica)
@@ -284,6 +332,16 @@ class Operations:
                 for name in ("captured", "resolved", "discarded", "expired", "orphaned", "lost_externally")
             ),
         )
+
+
+def _place(cursor: str, shards: int) -> tuple[int, bytes]:
+    """Return the shard and the place in its stream that a cursor names. Raises `ConfigError`."""
+    if not cursor:
+        return 0, b"-"
+    found = _CURSOR.fullmatch(cursor)
+    if found is None or int(found[1]) >= shards or any(int(part or 0) >= 2**64 for part in found[2].split("-")):
+        raise ConfigError(f"cursor is {cursor[:60]!r}; allowed are those that a page of this queue gave, and none")
+    return int(found[1]), found[2].encode()
 
 
 async def _verify(shard: Shard) -> AsyncGenerator[tuple[browse.Verified, int]]:

@@ -15,17 +15,20 @@ from uno.event_bus.dead_letter.bulk import BulkReport, OnAnswers, Which
 from uno.event_bus.dead_letter.capture import ARGUMENTS, Capturer, check_metadata
 from uno.event_bus.dead_letter.codec import type_name
 from uno.event_bus.dead_letter.config import DeadLetterConfig
-from uno.event_bus.dead_letter.doctor import Finding, examine, examine_spool
-from uno.event_bus.dead_letter.errors import ConfigError
+from uno.event_bus.dead_letter.doctor import Finding, examine_spool
+from uno.event_bus.dead_letter.errors import ConfigError, DeadLetterError
 from uno.event_bus.dead_letter.handlers import Handler, Handlers
-from uno.event_bus.dead_letter.letter import Letter
+from uno.event_bus.dead_letter.letter import Letter, NewLetter
 from uno.event_bus.dead_letter.operations import Operations, QueueStats, VerifyReport
+from uno.event_bus.dead_letter.remote.operations import RemoteOperations
+from uno.event_bus.dead_letter.remote.store import RemoteStore
 from uno.event_bus.dead_letter.replay import Replay, ReplayReport
 from uno.event_bus.dead_letter.retry import PolicyLike, RetryPolicy, as_policy, from_config
 from uno.event_bus.dead_letter.rules import require_whole
 from uno.event_bus.dead_letter.spool.folder import SpoolStats
 from uno.event_bus.dead_letter.storage import Storage
 from uno.event_bus.dead_letter.store.connect import Client
+from uno.event_bus.dead_letter.store.lookup import Kept
 from uno.event_bus.dead_letter.store.registry import WorkerInfo
 from uno.event_bus.dead_letter.store.store import Store
 from uno.event_bus.dead_letter.surveyor import Surveyor
@@ -49,8 +52,10 @@ class DeadLetterQueue:
         redis: A `redis.asyncio.Redis` or `redis.asyncio.cluster.RedisCluster` as users build it (also with
             ``decode_responses=True``), or a URL: ``redis://``, ``rediss://``, ``unix://``, ``embedded:`` or
             ``embedded:///directory``; for a cluster ``redis://host:7000,host:7001/0?cluster=true``, of whose
-            nodes one is enough. None: ``config.redis_url``. A client is only read for where it connects to: the
-            engine makes connections of its own, and never closes the user's.
+            nodes one is enough. ``http://`` or ``https://`` is a service in front of it: the queue is remote then, and
+            has every verb but those that run handlers. None: ``config.service_url``, else ``config.redis_url``. A
+            client is only read for where it connects to: the engine makes connections of its own, and never closes
+            the user's.
         config: Settings; None: the defaults.
         recorder: Hooks for telemetry; None: nothing is recorded.
         tracer_provider: What makes the spans; None: the global one of OpenTelemetry, nothing while none is set.
@@ -69,20 +74,20 @@ class DeadLetterQueue:
         tracer_provider: TracerProvider | None = None,
     ) -> None:
         self._config = config or DeadLetterConfig()
-        self._storage = Storage(redis if redis is not None else self._config.require_redis_url(), self._config)
+        self._storage = Storage(redis if redis is not None else self._config.require_url(), self._config)
         self._recorder = guarded(recorder or NO_RECORDER)
         self._tracers = Tracers(tracer_provider)
         self._policy: RetryPolicy = from_config(self._config)
         self._handlers = Handlers()
         self._parked_hooks: list[ParkedHook] = []
-        self._capturer = Capturer(self._config, self._policy_of)
+        self._capturer = Capturer(self._config, self.policy_of)
         self._capturer.recorder = self._recorder
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Return a queue with the settings of the environment. Raises `ConfigError`."""
         config = DeadLetterConfig.from_env(environ)
-        return cls(config.require_redis_url(), config)
+        return cls(config.require_url(), config)
 
     def __repr__(self) -> str:
         return f"DeadLetterQueue({self._config.queue!r})"
@@ -91,6 +96,11 @@ class DeadLetterQueue:
     def config(self) -> DeadLetterConfig:
         """The settings."""
         return self._config
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the queue is behind a service: it captures and has the operators' verbs, but runs no handlers."""
+        return self._storage.service is not None
 
     @property
     def tracer_provider(self) -> TracerProvider | None:
@@ -119,6 +129,10 @@ class DeadLetterQueue:
         """
         await self._storage.aclose()
 
+    async def _store(self, verb: str = "that") -> Store:
+        """Return the store, open. Raises `ConfigError` on a remote queue: `verb` needs it."""
+        return await self._storage.store(verb)
+
     async def __aenter__(self) -> Self:
         try:
             await self._storage.open_or_spool()
@@ -133,9 +147,6 @@ class DeadLetterQueue:
     ) -> None:
         with anyio.CancelScope(shield=True):
             await self.aclose()
-
-    async def _store(self) -> Store:
-        return await self._storage.store()
 
     # -- capture -------------------------------------------------------------------------------------
 
@@ -202,7 +213,7 @@ class DeadLetterQueue:
             )
             if isinstance(made[0], Exception):
                 raise made[0]
-            return (await self._capturer.capture(self._store, made, self._storage.spool(), spans))[0]
+            return (await self._capturer.capture(self._storage.receiver, made, self._storage.spool(), spans))[0]
 
     async def add_many(
         self,
@@ -246,7 +257,25 @@ class DeadLetterQueue:
                 metadata=metadata,
                 spans=spans,
             )
-            return await self._capturer.capture(self._store, made, self._storage.spool(), spans)
+            return await self._capturer.capture(self._storage.receiver, made, self._storage.spool(), spans)
+
+    async def put(self, letters: Sequence[NewLetter]) -> list[str | DeadLetterError]:
+        """Capture letters that are made already, as a service is given them; return by position id or error.
+
+        Repeats, spool and bounds are those of `add_many`; spans are whoever's who made the letters. Raises `Disabled`,
+        and what opening the queue does.
+        """
+        if not letters:
+            return []
+        return await self._capturer.put(self._storage.receiver, letters, self._storage.spool())
+
+    async def known(self, kept: Sequence[Kept], *, now_ms: int) -> set[int]:
+        """Return the positions of those letters, kept by their producer for a while, that stand in the queue.
+
+        What is older than ``dedupe_window`` is not told by a repeated capture. `now_ms` is the producer's clock. Raises
+        `StoreUnavailable`. A letter that was captured and settled meanwhile cannot be seen.
+        """
+        return await (await self._storage.receiver()).known(kept, now_ms=now_ms)
 
     def _capture_spans(
         self, headers: Mapping[str, str] | None, metadata: Mapping[str, Any], letters: int | None
@@ -373,7 +402,8 @@ class DeadLetterQueue:
             raise ConfigError(f"no handler has the id {handler_id!r}; registered are: {known}")
         return found
 
-    def _policy_of(self, type: str, subscription: str | None) -> RetryPolicy:
+    def policy_of(self, type: str, subscription: str | None) -> RetryPolicy:
+        """Return the policy that letters of this type and subscription follow in this process."""
         handler = self._handlers.most_specific(type, subscription)
         return (handler.policy if handler else None) or self._policy
 
@@ -401,7 +431,7 @@ class DeadLetterQueue:
         ``shutdown_grace`` seconds to finish. A cancellation does the same without the grace time. `ready` is set
         when every shard has answered. `vitals` hears of the worker: what the probes of a process ask.
         """
-        session = await self._session(parent=contexts.Context())  # it outlives the span that it is started in
+        session = await self._session("run", parent=contexts.Context())  # it outlives the span that it is started in
         worker = Worker(session)
         if vitals is not None:
             vitals.watch(worker)
@@ -420,7 +450,7 @@ class DeadLetterQueue:
         Letters of dead workers whose leases have run out are due as well: while there are any it stays, for a
         lease at most until it may take them back, and runs them.
         """
-        session = await self._session()
+        session = await self._session("process")
         await Worker(session).run(until_idle=True)
         return session.report
 
@@ -448,16 +478,18 @@ class DeadLetterQueue:
         if max_concurrent is None:
             max_concurrent = self._config.concurrency
         max_concurrent = require_whole("max_concurrent", max_concurrent, "handlers", 1, 10_000)
-        session = await self._session(replace(self._config, batch_size=batch_size, concurrency=max_concurrent))
+        config = replace(self._config, batch_size=batch_size, concurrency=max_concurrent)
+        session = await self._session("replay_events", config)
         replay = Replay(session, Where.of(where), batch_size=batch_size, dry_run=dry_run, on_progress=on_progress)
         return await replay.run()
 
     async def _session(
-        self, config: DeadLetterConfig | None = None, *, parent: contexts.Context | None = None
+        self, verb: str = "that", config: DeadLetterConfig | None = None, *, parent: contexts.Context | None = None
     ) -> Session:
+        store = await self._store(verb)
         await self._storage.open_spool()
         session = Session(
-            await self._store(),
+            store,
             config or self._config,
             self._handlers,
             lambda: self._policy,
@@ -472,8 +504,11 @@ class DeadLetterQueue:
 
     # -- operators -----------------------------------------------------------------------------------
 
-    async def _operations(self) -> Operations:
-        return Operations(await self._store(), replica=self._config.read_from == "replica")
+    async def _operations(self) -> Operations | RemoteOperations:
+        receiver = await self._storage.receiver()
+        if isinstance(receiver, RemoteStore):
+            return RemoteOperations(receiver)
+        return Operations(receiver, replica=self._config.read_from == "replica")
 
     async def get(self, letter_id: str) -> Letter:
         """Return an open letter; raises `LetterNotFound`."""
@@ -490,6 +525,16 @@ class DeadLetterQueue:
         operations = await self._operations()
         async for letter in operations.letters(where, whole=whole):
             yield letter
+
+    async def page(
+        self, where: Where | Mapping[str, Any] | None = None, *, cursor: str = "", most: int = 100, whole: bool = True
+    ) -> tuple[list[Letter], str]:
+        """Return some of the open letters that match, 1 to 1000, and the cursor of the next page; empty after the last.
+
+        A page may be empty and not the last: its work is bounded. Raises `ConfigError` for what is no cursor.
+        """
+        most = require_whole("most", most, "letters", 1, 1000)
+        return await (await self._operations()).page(where, cursor, most, whole=whole)
 
     async def retry(self, letter_id: str, *, delay: float = 0.0) -> None:
         """Send a letter back to the workers, due after `delay` seconds; a parked one gets a new budget of retries.
@@ -540,13 +585,15 @@ class DeadLetterQueue:
     async def snapshot(self, before: Snapshot | None = None) -> Snapshot:
         """Return what metrics tell of the queue and its servers: one bounded call a shard and a server, 2 s at most.
 
-        It always answers: what is away is told as it was `before`, and said to be away.
+        It always answers: what is away is told as it was `before`, and said to be away. Raises `ConfigError` on a
+        remote queue.
         """
+        self._storage.require_redis("snapshot")
         return await Surveyor(self._config.queue, self._store, self.spool_stats).survey(before)
 
     async def workers(self) -> list[WorkerInfo]:
         """Return what the workers that live tell of themselves: shards, letters held, host, process, concurrency."""
-        return await (await self._store()).registry.roster()
+        return await (await self._operations()).workers()
 
     async def reshard(self, shards: int) -> int:
         """Give a live queue more shards, while producers and workers go on; return how many it has then.
@@ -555,7 +602,7 @@ class DeadLetterQueue:
         no power of two above the present count, `StoreUnavailable` when a node is away: then repeat it soon, because
         shards that have heard of it wait for its end.
         """
-        return (await (await self._store()).grow(shards)).shards
+        return await (await self._operations()).reshard(shards)
 
     async def verify(self, *, on_progress: Callable[[float], None] | None = None) -> VerifyReport:
         """Check every invariant over the live queue, in bounded calls.
@@ -566,7 +613,7 @@ class DeadLetterQueue:
 
     async def health(self) -> list[Finding]:
         """Look at server, memory, layout, every shard, and the spool; it is fit for work when every finding is ok."""
-        found = await examine(await self._store())
+        found = await (await self._operations()).health()
         if self._config.spool_dir is not None:
             found.append(examine_spool(self._config.spool_dir, await self.spool_stats()))
         return found

@@ -27,6 +27,7 @@ __all__ = [
     "redact_url",
     "require",
     "require_seconds",
+    "require_service_url",
     "require_whole",
     "shown",
 ]
@@ -341,3 +342,11 @@ class ServiceUrl(Rule):
         if not parts.hostname or parts.port == 0 or "@" in parts.netloc or parts.query or parts.fragment:
             raise ValueError
         return value.rstrip("/")
+
+
+def require_service_url(url: str) -> str:
+    """Return an argument that must be a service's URL, without a slash at its end. Raises `ConfigError`."""
+    try:
+        return str(ServiceUrl().check(url))
+    except ValueError:
+        raise ConfigError(f"a service's URL is {shown(redact_url(url))}: allowed is {ServiceUrl.allowed}") from None

@@ -1,4 +1,4 @@
-"""Where a queue's letters are: an embedded server if it has one, and for each event loop a store and a spool."""
+"""Where a queue's letters are: for each event loop a store, or a service in front of one, and a spool."""
 
 import asyncio
 import logging
@@ -7,7 +7,9 @@ import anyio
 import anyio.to_thread
 
 from uno.event_bus.dead_letter.config import DeadLetterConfig
-from uno.event_bus.dead_letter.errors import StoreUnavailable
+from uno.event_bus.dead_letter.errors import ConfigError, StoreUnavailable
+from uno.event_bus.dead_letter.remote.store import RemoteStore
+from uno.event_bus.dead_letter.rules import require_service_url
 from uno.event_bus.dead_letter.spool.spool import Spool
 from uno.event_bus.dead_letter.store.connect import Client, seeds_of
 from uno.event_bus.dead_letter.store.embedded import EmbeddedServer
@@ -27,26 +29,52 @@ class Storage:
     def __init__(self, source: Client | str, config: DeadLetterConfig) -> None:
         self._source = source
         self._config = config
+        self.service: str | None = None
+        """URL of the service in front of it; None: none."""
         self._server: EmbeddedServer | None = None
-        if isinstance(source, str) and source.startswith("embedded:"):
+        if isinstance(source, str) and source.startswith(("http://", "https://")):
+            self.service = require_service_url(source)
+        elif isinstance(source, str) and source.startswith("embedded:"):
             self._server = EmbeddedServer.from_url(source)
         else:
             seeds_of(source)  # a wrong URL or client is told now, not at the first failure
-        self._stores: dict[asyncio.AbstractEventLoop, Store] = {}
+        self._receivers: dict[asyncio.AbstractEventLoop, Store | RemoteStore] = {}
         self._spools: dict[asyncio.AbstractEventLoop, Spool] = {}
 
-    async def store(self, *, make: bool = True) -> Store:
-        """Return the store, open; without `make`, a queue that nobody has ever used is not made."""
+    async def receiver(self, *, make: bool = True) -> Store | RemoteStore:
+        """Return what captures go to, open; without `make`, a queue that nobody has ever used is not made."""
         loop = asyncio.get_running_loop()
-        if loop not in self._stores:
-            source = self._source if self._server is None else await anyio.to_thread.run_sync(self._server.start)
-            # Nothing awaits from here on: tasks that come first together share one store.
-            self._stores = {other: store for other, store in self._stores.items() if not other.is_closed()}
-            if loop not in self._stores:
-                self._stores[loop] = Store(seeds_of(source), self._config, client_name=f"uno-dlq-{self._config.queue}")
-        store = self._stores[loop]
-        await store.open(make=make)
-        return store
+        if loop not in self._receivers:
+            if self._server is not None:
+                await anyio.to_thread.run_sync(self._server.start)
+            # Nothing awaits from here on: tasks that come first together share one.
+            self._receivers = {other: made for other, made in self._receivers.items() if not other.is_closed()}
+            if loop not in self._receivers:
+                self._receivers[loop] = self._new()
+        receiver = self._receivers[loop]
+        await (receiver.open() if isinstance(receiver, RemoteStore) else receiver.open(make=make))
+        return receiver
+
+    def _new(self) -> Store | RemoteStore:
+        if self.service is not None:
+            return RemoteStore(self.service, self._config)
+        source = self._source if self._server is None else self._server.url
+        return Store(seeds_of(source), self._config, client_name=f"uno-dlq-{self._config.queue}")
+
+    async def store(self, verb: str) -> Store:
+        """Return the store, open. Raises as `require_redis`."""
+        self.require_redis(verb)
+        receiver = await self.receiver()
+        assert isinstance(receiver, Store)
+        return receiver
+
+    def require_redis(self, verb: str) -> None:
+        """Raise `ConfigError` when the queue is behind a service, which lets nobody do this."""
+        if self.service is not None:
+            raise ConfigError(
+                f"queue {self._config.queue!r} is remote, behind {self.service}: {verb} needs Redis itself "
+                "(DLQ_REDIS_URL, without DLQ_SERVICE_URL)"
+            )
 
     def spool(self) -> Spool | None:
         """Return the spool, None without ``spool_dir``."""
@@ -56,7 +84,7 @@ class Storage:
         if loop not in self._spools:
             for other in [other for other in self._spools if other.is_closed()]:
                 self._spools.pop(other).forget()
-            self._spools[loop] = Spool(self._config, self.store)
+            self._spools[loop] = Spool(self._config, self.receiver)
         return self._spools[loop]
 
     async def open_spool(self) -> None:
@@ -69,7 +97,7 @@ class Storage:
         """Open the store, and unless the queue is only looked at, the spool."""
         if make:
             await self.open_spool()
-        await self.store(make=make)
+        await self.receiver(make=make)
 
     async def open_or_spool(self) -> None:
         """Open the store; while Redis is away the spool is enough."""
@@ -89,8 +117,8 @@ class Storage:
         spool = self._spools.pop(asyncio.get_running_loop(), None)
         if spool is not None:
             await spool.aclose()
-        store = self._stores.pop(asyncio.get_running_loop(), None)
-        if store is not None:
-            await store.close()
+        receiver = self._receivers.pop(asyncio.get_running_loop(), None)
+        if receiver is not None:
+            await receiver.close()
         if self._server is not None:
             await anyio.to_thread.run_sync(self._server.stop)

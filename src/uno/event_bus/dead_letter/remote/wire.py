@@ -4,7 +4,7 @@ The service's description (OpenAPI) is made of these, and the remote queue speak
 carry their units. Fields are only added, each with a default; readers pass over what they do not know.
 """
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
@@ -15,6 +15,8 @@ __all__ = [
     "PAGE",
     "PREFIX",
     "PROBLEM",
+    "QUEUE_HEADER",
+    "REQUEST_HEADER",
     "Answers",
     "Attempt",
     "AuditPage",
@@ -32,6 +34,7 @@ __all__ = [
     "Keys",
     "Known",
     "LetterPage",
+    "LetterQuery",
     "LetterRecord",
     "OneAnswer",
     "Park",
@@ -102,7 +105,7 @@ class Event(Struct, kw_only=True, omit_defaults=True):
     payload_base64: bytes | UnsetType = UNSET
     """Any bytes."""
     content_type: Annotated[str, Meta(min_length=1, max_length=255)] = "application/json"
-    event_id: Annotated[str, Meta(max_length=1024)] = ""
+    event_id: Text = ""
     """Repeating a request with the same one, and the same subscription, captures nothing; empty: one is made."""
     subscription: Text = ""
     reason: Text = ""
@@ -244,16 +247,30 @@ class LetterPage(Struct, omit_defaults=True):
 type Values = Annotated[list[Annotated[str, Meta(max_length=4096)]], Meta(min_length=1, max_length=100)]
 
 
+type State = Literal["waiting", "leased", "scheduled", "suspect", "held", "parked"]
+
+
 class Filter(Struct, omit_defaults=True, forbid_unknown_fields=True):
     """Letters whose fields have one of the values; different fields must all match, none matches every letter."""
 
-    state: Values | UnsetType = UNSET
+    state: Annotated[list[State], Meta(min_length=1, max_length=6)] | UnsetType = UNSET
     type: Values | UnsetType = UNSET
     subscription: Values | UnsetType = UNSET
     reason: Values | UnsetType = UNSET
     error_type: Values | UnsetType = UNSET
     fingerprint: Values | UnsetType = UNSET
     event_id: Values | UnsetType = UNSET
+
+
+class LetterQuery(Filter, omit_defaults=True):
+    """Parameters of the list of letters. Those of the filter may be given several times: any of the values matches."""
+
+    limit: Annotated[int, Meta(ge=1, le=PAGE)] = 100
+    """Letters of a page at most."""
+    cursor: Annotated[str, Meta(max_length=64)] = ""
+    """Of the page before; empty: the first page."""
+    whole: bool = False
+    """With payload, traceback, headers and history."""
 
 
 # --- verbs -----------------------------------------------------------------------------------------------
@@ -284,7 +301,7 @@ class Settled(Struct):
     verb: str
 
 
-type Ids = Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(min_length=1, max_length=MOST_IDS)]
+type Ids = Annotated[list[Text], Meta(min_length=1, max_length=MOST_IDS)]
 
 
 class RetryMany(Struct, kw_only=True, omit_defaults=True):

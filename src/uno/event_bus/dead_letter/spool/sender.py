@@ -32,10 +32,10 @@ from uno.event_bus.dead_letter.errors import (
     StoreUnavailable,
 )
 from uno.event_bus.dead_letter.spool.folder import Folder
-from uno.event_bus.dead_letter.spool.lookup import found_in
 from uno.event_bus.dead_letter.spool.record import Record, State
 from uno.event_bus.dead_letter.spool.segment import Segment
-from uno.event_bus.dead_letter.store.store import Store
+from uno.event_bus.dead_letter.store.lookup import Kept
+from uno.event_bus.dead_letter.store.receiver import Receiver
 
 __all__ = ["BATCH", "BATCH_BYTES", "Sender", "Walk", "batches_of"]
 
@@ -59,7 +59,7 @@ class InThread(Protocol):
 class Walk:
     """One walk over the spool, and what it met."""
 
-    store: Store
+    receiver: Receiver
     away: set[int] = field(default_factory=set)
     """Homes that take no letter."""
     why: Exception | None = None
@@ -73,7 +73,7 @@ class Walk:
     @property
     def all_away(self) -> bool:
         """Whether nobody takes letters."""
-        return len(self.away) >= self.store.layout.shards
+        return len(self.away) >= self.receiver.homes
 
 
 @dataclass(slots=True)
@@ -95,7 +95,7 @@ class Sender:
         config: DeadLetterConfig,
         folder: Folder,
         in_thread: InThread,
-        open_store: Callable[[], Awaitable[Store]],
+        receiver: Callable[[], Awaitable[Receiver]],
         stopping: Callable[[], bool],
     ) -> None:
         self._config = config
@@ -103,7 +103,7 @@ class Sender:
         self._timeout_ms = int(config.operation_timeout * 1000)
         self._folder = folder
         self._in_thread = in_thread
-        self._open_store = open_store
+        self._receiver = receiver
         self._stopping = stopping
         self._shards = 0
         """Of the queue, when homes were last noted."""
@@ -115,12 +115,12 @@ class Sender:
     async def run(self, pass_over: frozenset[int] = frozenset()) -> Walk:
         """Send every letter that there is, but those of some homes.
 
-        Raises what opening the store does, and `OSError`.
+        Raises what opening that does, and `OSError`.
         """
-        walk = Walk(await self._open_store(), set(pass_over))
-        if walk.store.layout.shards != self._shards:
+        walk = Walk(await self._receiver(), set(pass_over))
+        if walk.receiver.homes != self._shards:
             await self._in_thread(self._folder.forget_homes)
-            self._shards = walk.store.layout.shards
+            self._shards = walk.receiver.homes
         for segment in await self._in_thread(self._folder.segments):
             if self._stopping() or walk.all_away:
                 break
@@ -140,7 +140,7 @@ class Sender:
     async def _send(self, walk: Walk, segment: Segment, batch: Sequence[Record]) -> set[int]:
         """Send what of a batch may be sent; return the homes that the others wait for."""
         there = await self._looked_up(walk, self._perhaps_forgotten(walk, batch))
-        open_ = [r for r in batch if r.offset not in there and walk.store.home_of(r.letter) not in walk.away]
+        open_ = [r for r in batch if r.offset not in there and walk.receiver.home_of(r.letter) not in walk.away]
         untried = [record.offset for record in open_ if record.state is State.WAITING]
         if untried:
             await self._in_thread(segment.mark_tried, untried)
@@ -152,7 +152,7 @@ class Sender:
         if untouched:
             await self._in_thread(segment.mark_waiting, sorted(untouched))
         self.sent += len(done)
-        return {walk.store.home_of(r.letter) for r in batch if r.offset not in done | outcome.refused}
+        return {walk.receiver.home_of(r.letter) for r in batch if r.offset not in done | outcome.refused}
 
     # -- into Redis ----------------------------------------------------------------------------------
 
@@ -170,10 +170,10 @@ class Sender:
         if not records:
             return
         now_ms = _now_ms()
-        results = await walk.store.add([record.to_send(now_ms) for record in records])
+        results = await walk.receiver.add([record.to_send(now_ms) for record in records])
         refused: dict[int, list[Record]] = {}
         for record, result in zip(records, results, strict=True):
-            home = walk.store.home_of(record.letter)
+            home = walk.receiver.home_of(record.letter)
             if isinstance(result, str):
                 outcome.sent.add(record.offset)
             elif result is None or isinstance(result, OF_THE_HOME):
@@ -193,7 +193,7 @@ class Sender:
                     await self._put(walk, part, outcome)
 
     def _full(self, walk: Walk) -> QueueFull:
-        return QueueFull(self._config.queue, self._config.max_queue_size, walk.store.layout.shards)
+        return QueueFull(self._config.queue, self._config.max_queue_size, walk.receiver.homes)
 
     # -- letters that may be there -------------------------------------------------------------------
 
@@ -205,7 +205,7 @@ class Sender:
             for record in batch
             if record.captured_at_ms <= before_ms
             and (self._window_ms or record.state is State.TRIED)
-            and walk.store.home_of(record.letter) not in walk.away
+            and walk.receiver.home_of(record.letter) not in walk.away
         ]
 
     async def _looked_up(self, walk: Walk, records: Sequence[Record]) -> set[int]:
@@ -213,10 +213,11 @@ class Sender:
         found: set[int] = set()
         homes: dict[int, list[Record]] = {}
         for record in records:
-            homes.setdefault(walk.store.home_of(record.letter), []).append(record)
+            homes.setdefault(walk.receiver.home_of(record.letter), []).append(record)
         for home, theirs in homes.items():
             try:
-                found |= await found_in(walk.store, home, theirs, self._window_ms)
+                kept = [Kept(each.letter, each.captured_at_ms, each.state is State.TRIED) for each in theirs]
+                found |= {theirs[position].offset for position in await walk.receiver.known(kept, now_ms=_now_ms())}
             except DeadLetterError as error:
                 walk.pass_over(home, error)
         return found

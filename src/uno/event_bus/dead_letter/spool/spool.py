@@ -27,7 +27,7 @@ from uno.event_bus.dead_letter.spool.folder import Folder, Full, SpoolStats
 from uno.event_bus.dead_letter.spool.record import Packed, State, pack
 from uno.event_bus.dead_letter.spool.sender import Sender
 from uno.event_bus.dead_letter.spool.writer import Writer
-from uno.event_bus.dead_letter.store.store import Store
+from uno.event_bus.dead_letter.store.receiver import Receiver
 
 __all__ = ["PREFIX", "SENDER", "Spool"]
 
@@ -52,7 +52,7 @@ TURN_S: Final = 0.5
 END_S: Final = 1.0
 """How long a batch that is on its way may take when the queue is closed."""
 
-type Capture = Callable[[Store, Sequence[NewLetter]], Awaitable[list[str | Exception]]]
+type Capture = Callable[[Receiver, Sequence[NewLetter]], Awaitable[list[str | Exception]]]
 
 
 class Waiting(NamedTuple):
@@ -66,11 +66,11 @@ class Waiting(NamedTuple):
 class Spool:
     """The spool of one queue, in one event loop."""
 
-    def __init__(self, config: DeadLetterConfig, open_store: Callable[[], Awaitable[Store]]) -> None:
+    def __init__(self, config: DeadLetterConfig, open_receiver: Callable[[], Awaitable[Receiver]]) -> None:
         assert config.spool_dir is not None
         self._config = config
         self._directory = config.spool_dir
-        self._open_store = open_store
+        self._open_receiver = open_receiver
         self._begin_anew()
         _spools.add(self)
 
@@ -83,7 +83,7 @@ class Spool:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="uno-dlq-spool")
         self._opening = anyio.Lock()
         self._task: asyncio.Task[None] | None = None
-        self._store: Store | None = None
+        self._receiver: Receiver | None = None
         """Since it was open once."""
         self._on_disk = Waiting()
         self._away: frozenset[int] | None = None
@@ -152,9 +152,9 @@ class Spool:
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, run)
 
-    async def _opened(self) -> Store:
-        self._store = await self._open_store()
-        return self._store
+    async def _opened(self) -> Receiver:
+        self._receiver = await self._open_receiver()
+        return self._receiver
 
     async def stats(self) -> SpoolStats | None:
         """Count what waits, of all processes that share the directory; None when the disk does not tell."""
@@ -197,7 +197,7 @@ class Spool:
         return frozenset(position for position, home in enumerate(homes) if self._is_behind(home))
 
     def _home_of(self, new: NewLetter) -> int | None:
-        return None if self._store is None else self._store.home_of(new)
+        return None if self._receiver is None else self._receiver.home_of(new)
 
     def _is_behind(self, home: int | None) -> bool:
         on_disk, unwritten = self._on_disk.homes, self._writer.unwritten
@@ -207,12 +207,12 @@ class Spool:
 
     async def _captured(self, letters: Sequence[NewLetter], capture: Capture) -> list[str | Exception]:
         try:
-            store = await self._opened()
+            receiver = await self._opened()
         except StoreUnavailable as error:  # no letter was sent, whatever became of the question for the layout
             certain = StoreUnavailable(error.why, certain=True)
             certain.__cause__ = error
             return [certain] * len(letters)
-        return await capture(store, letters)
+        return await capture(receiver, letters)
 
     async def _keep(
         self, letters: Sequence[NewLetter], errors: Mapping[int, StoreUnavailable | None], captured_at_ms: int

@@ -17,6 +17,7 @@ from uno.event_bus.dead_letter.store.connect import Seeds
 from uno.event_bus.dead_letter.store.durability import Durability
 from uno.event_bus.dead_letter.store.layout import FORMAT, QUEUE_KEYS, SHARD_KEYS, queue_key, slot_of
 from uno.event_bus.dead_letter.store.layout_record import Layout, LayoutRecord
+from uno.event_bus.dead_letter.store.lookup import Kept, keys_in
 from uno.event_bus.dead_letter.store.registry import Registry
 from uno.event_bus.dead_letter.store.route import Refused, Route
 from uno.event_bus.dead_letter.store.scripts import PROTOCOL
@@ -207,9 +208,34 @@ class Store:
             return None
         return self.shards[int(shard)] if int(shard) < len(self.shards) else None
 
+    @property
+    def homes(self) -> int:
+        """Shards of the queue."""
+        return self.layout.shards
+
     def home_of(self, new: NewLetter) -> int:
         """Return the index of the shard that a letter is captured in."""
         return self._captures.home_of(new)
+
+    async def known(self, kept: Sequence[Kept], *, now_ms: int) -> set[int]:
+        """Return the positions of those letters that stand in their home shards; `now_ms` is the caller's clock.
+
+        One that was never tried may have been captured by an earlier call, within the window before its own. Raises
+        `StoreUnavailable`. COST a walk for each home, see `lookup.keys_in`.
+        """
+        window_ms = int(self._config.dedupe_window * 1000)
+        # Where the queue has grown since, the home may have been another one.
+        grown = self.layout.shards != self.layout.home_shards
+        homes: dict[int, list[int]] = {}
+        for position, each in enumerate(kept):
+            homes.setdefault(self.home_of(each.letter), []).append(position)
+        found: set[int] = set()
+        for home, positions in homes.items():
+            theirs, keys = [kept[position] for position in positions], set[str]()
+            for shard in list(self.shards) if grown else [self.shards[home]]:
+                keys |= await keys_in(shard, theirs, window_ms=window_ms, now_ms=now_ms)
+            found |= {position for position in positions if kept[position].letter.capture_key in keys}
+        return found
 
     async def add(self, letters: Sequence[NewLetter]) -> list[Result]:
         """Capture letters, each in its home shard; return by position its id, None (full) or its error."""

@@ -1,0 +1,231 @@
+"""The client of a service: one question and its answer, with timeouts, backoff and repeats that cannot do harm.
+
+A try takes ``operation_timeout`` at most, and none begins later than that after the first: so a call ends within twice
+that. What was certainly not done is tried again (nobody listens, the service says so, too many requests); what may
+have been done, only where doing it twice is doing it once. The service's replicas are one address: a repeat may reach
+another one.
+"""
+
+import os
+import random
+import ssl
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from time import monotonic
+from typing import Any, Final, cast
+
+import anyio
+import httpx2
+import msgspec
+from opentelemetry import propagate
+
+from uno.event_bus.dead_letter.config import DeadLetterConfig
+from uno.event_bus.dead_letter.errors import ConfigError, DeadLetterError, PermissionDenied, StoreUnavailable
+from uno.event_bus.dead_letter.remote.problems import error_of
+from uno.event_bus.dead_letter.remote.wire import NDJSON, PREFIX, PROBLEM, QUEUE_HEADER, Problem
+from uno.event_bus.dead_letter.telemetry.tracing.tracers import harmless
+
+__all__ = ["ServiceClient"]
+
+FIRST_PAUSE_S: Final = 0.05
+LONGEST_PAUSE_S: Final = 1.0
+"""Between two tries: doubled each time, less up to half of it by chance."""
+
+CONNECT_S: Final = 2.0
+"""How long a try may take to connect, at most."""
+
+CONNECTIONS: Final = 16
+"""To the service at a time; more requests wait for one."""
+
+IDLE_S: Final = 4.0
+"""How long an idle connection is kept: less than servers and proxies do, who would hang up just as we ask."""
+
+SILENT_S: Final = 30.0
+"""How long a reply in lines may be silent; the service says something every 10 s."""
+
+NOT_DONE: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+"""Nobody has heard of the request."""
+
+type Query = Mapping[str, str | int | list[str]]
+
+
+class ServiceClient:
+    """Connections of one event loop to the service of one queue; `close` at the end."""
+
+    def __init__(self, url: str, config: DeadLetterConfig) -> None:
+        self.url = url
+        self.queue = config.queue
+        self._timeout_s = config.operation_timeout
+        self._token_file = config.service_token_file
+        self._token = config.service_token or self._read_token()
+        self._client = httpx2.AsyncClient(
+            base_url=f"{url}{PREFIX}",
+            headers={QUEUE_HEADER: config.queue, "user-agent": "uno-dead-letter"},
+            verify=_context(config.service_ca_file)
+            if url.startswith("https://")
+            else False,  # False: no context is made
+            timeout=httpx2.Timeout(self._timeout_s, connect=min(CONNECT_S, self._timeout_s)),
+            limits=httpx2.Limits(max_connections=CONNECTIONS, keepalive_expiry=IDLE_S),
+            trust_env=False,  # a proxy for the way out of the house is not for the way to this service
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    # -- asking --------------------------------------------------------------------------------------
+
+    async def ask[T](
+        self,
+        method: str,
+        path: str,
+        out: type[T],
+        body: msgspec.Struct | None = None,
+        *,
+        query: Query | None = None,
+        repeats: bool = True,
+    ) -> T:
+        """Return the answer to a request.
+
+        `repeats`: doing it twice is doing it once, so it may be sent again when it is not known whether it was done.
+
+        Raises what the service says; `StoreUnavailable` when it does not answer, which is ``certain`` when nothing was
+        done; `PermissionDenied` when it does not know the token, or the token's roles do not allow it.
+        """
+        content = None if body is None else msgspec.json.encode(body)
+        last_begin, pause = monotonic() + self._timeout_s, FIRST_PAUSE_S
+        unsure = renewed = False
+        while True:
+            try:
+                with anyio.fail_after(self._timeout_s):
+                    reply = await self._send(method, path, content, query)
+                if reply.is_success:
+                    return self._decoded(reply, out)
+                error, pause = self._refusal(reply), max(pause, _retry_after_s(reply))
+                if reply.status_code == 401 and not renewed and self._renew_token():
+                    renewed = True
+                    continue
+            except (httpx2.HTTPError, TimeoutError) as failure:
+                error = self._unreachable(failure)
+            certain = not isinstance(error, StoreUnavailable) or error.certain
+            unsure = unsure or not certain
+            worth_it = isinstance(error, StoreUnavailable) and (certain or repeats)
+            if not worth_it or monotonic() + pause > last_begin:
+                raise error.unsure() if unsure and isinstance(error, StoreUnavailable) else error
+            await anyio.sleep(pause * (0.5 + random.random() / 2))
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    async def lines[T](
+        self, method: str, path: str, out: type[T], body: msgspec.Struct | None = None
+    ) -> AsyncGenerator[T]:
+        """Yield the answer to a request line by line, as it comes; it is sent once.
+
+        Raises as `ask`; an answer that breaks off leaves the outcome unknown.
+        """
+        content = b"{}" if body is None else msgspec.json.encode(body)
+        decode = msgspec.json.Decoder(out).decode
+        timeout = httpx2.Timeout(self._timeout_s, read=SILENT_S, connect=min(CONNECT_S, self._timeout_s))
+        headers = {**self._headers(content), "accept": NDJSON}
+        try:
+            async with self._client.stream(method, path, content=content, headers=headers, timeout=timeout) as reply:
+                if not reply.is_success:
+                    await reply.aread()
+                    raise self._refusal(reply)
+                async with aclosing(cast("AsyncGenerator[str]", reply.aiter_lines())) as lines:
+                    async for line in lines:
+                        if line:
+                            yield decode(line)
+        except (httpx2.HTTPError, msgspec.MsgspecError) as failure:
+            raise self._unreachable(failure) from failure
+
+    async def _send(self, method: str, path: str, content: bytes | None, query: Query | None) -> httpx2.Response:
+        return await self._client.request(method, path, content=content, params=query, headers=self._headers(content))
+
+    def _headers(self, content: bytes | None) -> dict[str, str]:
+        headers: dict[str, str] = {}
+        _inject(headers)
+        if content is not None:
+            headers["content-type"] = "application/json"
+        if self._token:
+            headers["authorization"] = f"Bearer {self._token}"
+        return headers
+
+    # -- what an answer means ------------------------------------------------------------------------
+
+    def _decoded[T](self, reply: httpx2.Response, out: type[T]) -> T:
+        try:
+            return msgspec.json.decode(reply.content, type=out)
+        except msgspec.MsgspecError as error:
+            raise StoreUnavailable(f"{self.url} answers what a service does not: {error}") from None
+
+    def _refusal(self, reply: httpx2.Response) -> DeadLetterError:
+        """Return the error that an answer tells of; one that no service wrote is a proxy's."""
+        status = reply.status_code
+        problem = _problem_in(reply)
+        if problem is None:
+            return StoreUnavailable(f"{self.url} answers {status} {reply.reason_phrase}")
+        if status in (401, 403):
+            return PermissionDenied(f"{self.url}: {problem.detail}")
+        if problem.code in ("rate_limited", "overloaded"):
+            return StoreUnavailable(f"{self.url}: {problem.detail}", certain=True)
+        return error_of(problem)
+
+    def _unreachable(self, failure: Exception) -> StoreUnavailable:
+        if isinstance(failure, TimeoutError):
+            return StoreUnavailable(f"{self.url} has not answered within {self._timeout_s:g} s")
+        why = str(failure) or type(failure).__name__
+        error = StoreUnavailable(f"{self.url}: {why}", certain=isinstance(failure, NOT_DONE))
+        error.__cause__ = failure
+        return error
+
+    # -- the token -----------------------------------------------------------------------------------
+
+    def _read_token(self) -> str:
+        """Return the token of the file, empty without one. Raises `ConfigError` for a file that cannot be read."""
+        if self._token_file is None:
+            return ""
+        try:
+            with open(self._token_file, encoding="ascii") as file:
+                return file.readline().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not ASCII text"
+            raise ConfigError(f"DLQ_SERVICE_TOKEN_FILE (service_token_file) is {self._token_file!r}: {why}") from None
+
+    def _renew_token(self) -> bool:
+        """Read the token's file again; answer whether there is another token in it."""
+        before = self._token
+        try:
+            self._token = self._read_token() or self._token
+        except ConfigError:
+            return False
+        return self._token != before
+
+
+def _problem_in(reply: httpx2.Response) -> Problem | None:
+    if not reply.headers.get("content-type", "").startswith(PROBLEM):
+        return None
+    try:
+        return msgspec.json.decode(reply.content, type=Problem)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _retry_after_s(reply: httpx2.Response) -> float:
+    text = reply.headers.get("retry-after", "")
+    return min(float(text), LONGEST_PAUSE_S) if text.isascii() and text.isdigit() else 0.0
+
+
+def _context(ca_file: str | None) -> ssl.SSLContext:
+    """Return how the service's certificate is checked: always, and that it is of the host's name."""
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        why = os.strerror(error.errno) if error.errno and not isinstance(error, ssl.SSLError) else str(error)
+        raise ConfigError(f"DLQ_SERVICE_CA_FILE (service_ca_file) is {ca_file!r}: {why}") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+@harmless
+def _inject(headers: dict[str, Any]) -> None:
+    propagate.inject(headers)
