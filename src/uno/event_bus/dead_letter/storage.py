@@ -9,7 +9,7 @@ import anyio.to_thread
 from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.errors import StoreUnavailable
 from uno.event_bus.dead_letter.spool.spool import Spool
-from uno.event_bus.dead_letter.store.connect import Client, seeds_of
+from uno.event_bus.dead_letter.store.connect import Access, Client, seeds_of
 from uno.event_bus.dead_letter.store.embedded import EmbeddedServer
 from uno.event_bus.dead_letter.store.store import Store
 
@@ -27,11 +27,13 @@ class Storage:
     def __init__(self, source: Client | str, config: DeadLetterConfig) -> None:
         self._source = source
         self._config = config
+        self._access = Access.of(config)
         self._server: EmbeddedServer | None = None
         if isinstance(source, str) and source.startswith("embedded:"):
+            self._access.refuse_for("embedded:")
             self._server = EmbeddedServer.from_url(source)
         else:
-            seeds_of(source)  # a wrong URL or client is told now, not at the first failure
+            seeds_of(source, self._access)  # a wrong URL or client is told now, not at the first failure
         self._stores: dict[asyncio.AbstractEventLoop, Store] = {}
         self._spools: dict[asyncio.AbstractEventLoop, Spool] = {}
 
@@ -43,7 +45,9 @@ class Storage:
             # Nothing awaits from here on: tasks that come first together share one store.
             self._stores = {other: store for other, store in self._stores.items() if not other.is_closed()}
             if loop not in self._stores:
-                self._stores[loop] = Store(seeds_of(source), self._config, client_name=f"uno-dlq-{self._config.queue}")
+                self._stores[loop] = Store(
+                    seeds_of(source, self._access), self._config, client_name=f"uno-dlq-{self._config.queue}"
+                )
         store = self._stores[loop]
         await store.open(make=make)
         return store

@@ -43,6 +43,7 @@ class Store:
         shards = config.shards or DEFAULT_SHARDS
         self.layout = Layout(FORMAT, shards, shards, int(config.lease_seconds * 1000), 1)
         self._config = config
+        self._seeds = seeds
         self.registry = Registry(self.topology, config.queue)
         self._record = LayoutRecord(self.topology, config.queue, replace(self.layout))
         self._following = anyio.Lock()
@@ -78,6 +79,7 @@ class Store:
                 self._tries += 1
 
     async def _open(self, *, make: bool) -> None:
+        self._seeds.check()
         await self.topology.open()
         facts = await check_servers(self.topology.primaries, strict=self._config.strict)
         if facts.is_cluster and not self.topology.is_cluster:  # the user has named one node of it
