@@ -160,6 +160,7 @@ class Wire:
 @asynccontextmanager
 async def tapped(port: int) -> AsyncGenerator[Wire]:
     """A port of its own before this port of the loopback, and what passes there."""
+
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, to: bytearray) -> None:
         try:
             while chunk := await reader.read(65_536):

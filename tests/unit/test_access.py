@@ -30,7 +30,7 @@ def seeds(url: str, **settings: Any) -> Seeds:
 
 def connection(url: str, **settings: Any) -> Any:
     pool = seeds(url, **settings).targets[0].pool(name="n", size=1, timeout_s=1)
-    return pool.make_connection()  # type: ignore[no-untyped-call]
+    return pool.make_connection()
 
 
 def context(url: str, **settings: Any) -> ssl.SSLContext:
@@ -70,7 +70,13 @@ def test_a_password_file_is_read_for_each_connection(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "No such file"), (b"", "0 characters"), (b"\nx", "0 characters"), (b"x" * 4097, "4097"), (b"\xff", "UTF-8")],
+    [
+        (None, "No such file"),
+        (b"", "0 characters"),
+        (b"\nx", "0 characters"),
+        (b"x" * 4097, "4097"),
+        (b"\xff", "UTF-8"),
+    ],
 )
 def test_a_password_file_without_a_password_is_one_line(tmp_path: Path, content: bytes | None, words: str) -> None:
     """That names the variable, the path and the reason: a `ConfigError` before use, `Unusable` later."""
@@ -120,7 +126,7 @@ def test_no_secret_is_in_what_is_shown() -> None:
     access = Access.of(settings)
     made = seeds_of("rediss://h", access)
     pool = made.targets[0].pool(name="n", size=1, timeout_s=1)
-    for thing in (settings, access, made, made.targets[0], pool.make_connection()):  # type: ignore[no-untyped-call]
+    for thing in (settings, access, made, made.targets[0], pool.make_connection()):
         assert SECRET not in repr(thing)
         assert SECRET not in str(thing)
 
@@ -146,7 +152,7 @@ def test_a_context_is_shared_until_a_file_changes(certificates: Certificates, tm
 
     def made(port: int) -> Any:
         pool = target.at(("h", port)).pool(name="n", size=1, timeout_s=1)
-        return pool.make_connection()._connection_arguments()["ssl"]  # type: ignore[no-untyped-call]
+        return pool.make_connection()._connection_arguments()["ssl"]
 
     first = made(1)
     assert made(2) is first

@@ -93,7 +93,9 @@ class Access(NamedTuple):
             return TlsConnection
         for option, field in FILES.items():
             if getattr(self, field.removeprefix("redis_")) is not None:
-                raise ConfigError(f"{_named(field)} is set, but redis_url is {scheme}://…, without TLS: write rediss://")
+                raise ConfigError(
+                    f"{_named(field)} is set, but redis_url is {scheme}://…, without TLS: write rediss://"
+                )
             if option in options:
                 raise ConfigError(f"redis_url has {option}, but is {scheme}://…, without TLS: write rediss://")
         return kind

@@ -171,7 +171,7 @@ def _seeds_of_url(url: str, access: Access) -> Seeds:
             pool = Redis.from_url(one).connection_pool
         except ValueError:
             raise ConfigError("redis_url cannot be read; it looks like redis://user:password@host:6379/0") from None
-        said = dict(pool.connection_kwargs)
-        target = _target(access.add_to(pool.connection_class, said, parts.scheme), said)
+        found = dict(pool.connection_kwargs)
+        target = _target(access.add_to(pool.connection_class, found, parts.scheme), found)
         targets.append(targets[0].at(target.address) if targets else target)
     return Seeds(tuple(targets), is_cluster)

@@ -10,6 +10,7 @@ from redis.exceptions import InvalidResponse
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from uno.event_bus.dead_letter.store.meaning import describe
+from uno.event_bus.dead_letter.store.tls import Unusable
 
 __all__ = ["why_not_connected"]
 
@@ -35,6 +36,8 @@ _NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PAC
 def why_not_connected(error: BaseException, kind: type[Any]) -> str:
     """Return the line about an error that came before a connection of this class was of use."""
     for cause in _causes(error):
+        if isinstance(cause, Unusable):
+            return str(cause)
         if isinstance(cause, ssl.SSLCertVerificationError):
             return _of_certificate(cause)
         if isinstance(cause, ssl.SSLError):

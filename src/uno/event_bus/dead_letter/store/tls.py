@@ -78,7 +78,9 @@ class Contexts:
                 # Without a function OpenSSL would ask on the terminal.
                 context.load_cert_chain(settings.certfile, settings.keyfile, settings.password or _no_password)
         if context.verify_mode is ssl.CERT_NONE and not self._has_warned:
-            logger.warning("redis_url has ssl_cert_reqs=none: whoever answers is taken for Redis, and gets the password")
+            logger.warning(
+                "redis_url has ssl_cert_reqs=none: whoever answers is taken for Redis, and gets the password"
+            )
             self._has_warned = True
         return context
 
