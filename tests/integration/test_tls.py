@@ -197,6 +197,20 @@ async def test_a_handshake_that_fails_is_redis_that_is_away(tls: TlsServer, case
     await refused(url, words, StoreUnavailable, **settings)
 
 
+async def test_captures_wait_on_disk_for_a_certificate(tls: TlsServer, tmp_path: Path) -> None:
+    """One that expires at night loses none."""
+    tls.show(tls.certificates.issued("expired", days=(-2, -1)))
+    config = DeadLetterConfig(shards=1, operation_timeout=0.3, spool_dir=str(tmp_path / "spool"))
+    async with DeadLetterQueue(tls.url, config) as queue:
+        assert (await queue.add({}, event_id="e1")) == "spooled:e1"
+        tls.show(tls.certificates.server)
+
+        async def has_come() -> bool:
+            return (await queue.stats()).open == 1
+
+        await eventually(has_come)
+
+
 @pytest.mark.parametrize("case", ["wrong password", "unknown user", "none", "switched off"])
 async def test_a_login_that_fails_is_a_setting_to_mend(tls: TlsServer, case: str) -> None:
     """At the start, when waiting would look as if Redis were away."""

@@ -10,7 +10,7 @@ import os
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, override
 
 from redis.asyncio.connection import Connection, RedisSSLContext, SSLConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -128,5 +128,6 @@ class TlsConnection(SSLConnection):
         """Look whether its files can be used. Raises `Unusable`."""
         self._contexts.get(self.ssl_context)
 
+    @override
     def _connection_arguments(self) -> Mapping[str, Any]:
         return {**Connection._connection_arguments(self), "ssl": self._contexts.get(self.ssl_context)}
