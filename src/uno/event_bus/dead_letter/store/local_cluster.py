@@ -220,7 +220,7 @@ class LocalCluster:
         tries = 0
         while True:
             port = free_port()
-            node = LocalNode(self._command, self._folder / str(port), port)
+            node = self._node_at(port, self._folder / str(port))
             try:
                 node.start()
             except StoreUnavailable:
@@ -230,6 +230,9 @@ class LocalCluster:
             else:
                 self._nodes.append(node)
                 return node
+
+    def _node_at(self, port: int, folder: Path) -> LocalNode:
+        return LocalNode(self._command, folder, port)
 
     def _form(self) -> None:
         """Give each primary its share of the slots, introduce the nodes, and tell each replica its primary."""
