@@ -107,6 +107,15 @@ slots_of() {
   awk '{ out = ""; for (i = 9; i <= NF; i++) { if ($i ~ /^\[/) exit 3; out = out (out ? "," : "") $i } print out }'
 }
 
+# address_of WORD: "host port" of "10.0.0.1:6379@16379,name" in a line of CLUSTER NODES or nodes.conf: the name where
+# there is one, since TLS checks it.
+address_of() {
+  local name=${1#*,} host=${1%%@*}
+  name=${name%%,*}
+  [[ $1 == *,* && -n $name ]] || name=${host%:*}
+  printf '%s %s\n' "$name" "${host##*:}"
+}
+
 # check_rdb FILE: print by what it was checked; a file that is not whole is the end.
 check_rdb() {
   local tool said magic end

@@ -70,14 +70,6 @@ server_in_folder() {
   done
 }
 
-# address_of WORD: "host port" of the address in a line of nodes.conf.
-address_of() {
-  local name=${1#*,} host=${1%%@*}
-  name=${name%%,*}
-  [[ $1 == *,* && -n $name ]] || name=${host%:*}
-  printf '%s %s\n' "$name" "${host##*:}"
-}
-
 # Whoever could win over the restored node must not run: its replicas, and whoever has its slots by now.
 check_rivals() {
   local id address flags primary host port said line

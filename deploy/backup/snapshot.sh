@@ -98,7 +98,7 @@ stream_out() {
 }
 
 # short_slots SLOTS: for a file's name; the manifest has them all.
-short_slots() { awk -F, '{ print NF > 2 ? $1 "+" NF - 1 : $0 }' <<<"$1" | tr ',' '_'; }
+short_slots() { awk -F, '{ print (NF > 2) ? $1 "+" NF - 1 : $0 }' <<<"$1" | tr ',' '_'; }
 
 # take_one NODE SLOTS: the snapshot of the node at hand, both words `-` for a server alone.
 take_one() {
@@ -110,8 +110,23 @@ take_one() {
   say "$where: $(stat -c %s -- "$partial/$name.rdb") bytes in $((SECONDS - began)) s, checked by $checked"
 }
 
-# settled_slots LINE: the slots of a node of CLUSTER NODES.
-settled_slots() { slots_of <<<"$1" || die 1 "slots of ${1%% *} are moving: wait for the end of the resharding"; }
+# own_slots ID: what the node at hand says that it serves, and that none of it is moving: only a slot's two nodes know.
+own_slots() {
+  local line
+  line=$(ask CLUSTER NODES | grep -w myself)
+  [ "${line%% *}" = "$1" ] || die 1 "$where is node ${line%% *}, not $1: the address is another's"
+  slots_of <<<"$line" || die 1 "slots of $where are moving: wait for the end of the resharding"
+}
+
+# take_settled ID: the snapshot of the node at hand, whose slots were its own before it and after.
+take_settled() {
+  local slots after
+  slots=$(own_slots "$1")
+  [ -n "$slots" ] || die 1 "$where serves no slots: there is nothing to save"
+  take_one "$1" "$slots"
+  after=$(own_slots "$1")
+  [ "$slots" = "$after" ] || die 1 "slots of $where have changed meanwhile: run it again"
+}
 
 connect
 ask PING >/dev/null
@@ -131,12 +146,10 @@ else
   myself=$(grep -w myself <<<"$nodes")
   if [ "$way" != cluster ]; then
     [ "$role" = master ] || die 1 "$where is a replica, and may lag: ask its primary"
-    slots=$(settled_slots "$myself")
-    [ -n "$slots" ] || die 1 "$where serves no slots: there is nothing to save"
     new_backup "$dest" "rdb-$stamp-${myself:0:8}"
     describe rdb >"$partial/manifest"
     printf '%s\n' "$nodes" >"$partial/nodes"
-    take_one "${myself%% *}" "$slots"
+    take_settled "${myself%% *}"
   else
     [ "$(ask CLUSTER INFO | field cluster_slots_ok)" = 16384 ] || die 1 "not all slots are served: $where says so"
     new_backup "$dest" "rdb-$stamp"
@@ -145,13 +158,10 @@ else
     while read -r line; do
       read -r id address flags _ <<<"$line"
       [[ ,$flags, == *,master,* && ,$flags, != *,fail,* ]] || continue
-      slots=$(settled_slots "$line")
-      [ -n "$slots" ] || continue
-      # "10.0.0.1:6379@16379,name": the name where there is one, since TLS checks it.
-      port=${address%@*} port=${port##*:} host=${address%%@*} host=${host%:*} name=${address#*,}
-      [ "$name" = "$address" ] || host=${name%%,*}
+      [ -n "$(awk '{ print $9 }' <<<"$line")" ] || continue # serves no slots
+      read -r host port < <(address_of "$address")
       at "$host" "$port"
-      take_one "$id" "$slots"
+      take_settled "$id"
     done <<<"$nodes"
     connect
     # Slots that went over to another node meanwhile, by failover or resharding, may be in two files or in none.

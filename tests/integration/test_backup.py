@@ -57,11 +57,12 @@ async def assert_restored(queues: Queues, before: set[str], ended: set[str]) -> 
 
 async def assert_runs_once_more(queue: DeadLetterQueue, back: list[str]) -> None:
     """Leases of workers that are gone run out; every letter that is back is run once."""
-    leased = (await queue.stats()).leased
+    began = await queue.stats()
     assert await drain(queue) == Counter(back)
     totals = (await queue.stats()).totals
-    assert totals["crashed"] == leased
+    assert totals["crashed"] == began.totals["crashed"] + began.leased
     assert totals["captured"] == totals["resolved"]
+    assert totals["orphaned"] == 0, "repair had to find letters that were nowhere"
 
 
 # -- one server ----------------------------------------------------------------------------------------------------
@@ -145,14 +146,17 @@ async def test_the_aof_of_a_server_that_was_killed_has_all_that_was_acknowledged
             async with drilling(queues) as drill:
                 dead.stop()
                 known = drill.known
-            last = max(dead.folder.rglob("appendonly.aof*[!t]"), key=lambda path: (path.stat().st_mtime, path.name))
+            parts = [path for path in dead.folder.rglob("appendonly.aof*") if path.suffix == ".aof"]
+            last = max(parts, key=lambda path: path.name)  # the increment, where there is a base
             with last.open("ab") as file:
-                file.write(b"*3\r\n$3\r\nSET\r\n$9\r\ncut of")
+                # Half of a script: its first write is whole, its end is missing.
+                file.write(b"*1\r\n$5\r\nMULTI\r\n*3\r\n$3\r\nSET\r\n$4\r\nhalf\r\n$1\r\n1\r\n*3\r\n$3\r\nSE")
             backup = Path(scripts.done("aof.sh", "--data-dir", dead.folder, tmp_path / "backup"))
             assert "last-command-cut" in (backup / "manifest").read_text()
             other.stop()
             scripts.done("restore.sh", "--data-dir", other.folder, backup, env=at(other.socket_path))
             other.start()
+            assert other.client.get("half") is None
             dead.start()  # for the check that the queues close with
         async with queues_on(other) as queues:
             await assert_runs_once_more(*await assert_restored(queues, known, drill.ended))
@@ -219,8 +223,15 @@ async def test_a_cluster_of_other_nodes_takes_over_what_lay_in_the_same_slots(
             await scripts.backup("snapshot.sh", tmp_path / f"of {i}", env=ports(node))
             for i, node in enumerate(primaries)
         ]
+        for backup, node, slots in zip(backups, primaries, ("0-5460", "5461-10921", "10922-16383"), strict=True):
+            assert backup.name.endswith(f"-{node.id[:8]}")
+            assert [path.name for path in backup.glob("*.rdb")] == [f"dump-{slots}-{node.id[:8]}.rdb"]
         [replica] = cluster.replicas_of(primaries[0])
         assert "is a replica" in scripts.refused("snapshot.sh", tmp_path / "of none", env=ports(replica))
+        primaries[0].client.execute_command("CLUSTER SETSLOT", 0, "MIGRATING", primaries[1].id)
+        assert "are moving" in scripts.refused("snapshot.sh", "--cluster", tmp_path / "of none", env=ports(replica))
+        primaries[0].client.execute_command("CLUSTER SETSLOT", 0, "STABLE")
+        assert not list((tmp_path / "of none").iterdir())
     with Cluster(cluster.name, appendonly=True, replicas=0) as new:
         nodes = new.primaries()
         folders = [folder_of(node) for node in nodes]
@@ -283,6 +294,15 @@ def test_what_is_damaged_or_cut_off_is_not_restored(server: Server, scripts: Scr
     scripts.done(*restore, backup, env=elsewhere)
     assert (target / "dump.rdb").stat().st_mode & 0o777 == 0o640
     assert not [path for path in target.iterdir() if path.name.startswith(".")]
+
+
+def test_a_save_that_fails_is_no_backup(server: Server, scripts: Scripts, tmp_path: Path) -> None:
+    """The child that saves cannot rename its file, and only INFO tells: BGSAVE itself has said that it started."""
+    with Server(server.name, "--dbfilename", "taken") as full:
+        (full.folder / "taken").mkdir()
+        refused = scripts.refused("snapshot.sh", tmp_path / "backup", env=at(full.socket_path))
+        assert "has failed: see the server's log" in refused
+    assert not list((tmp_path / "backup").iterdir())
 
 
 def test_a_password_is_never_on_a_command_line(server: Server, scripts: Scripts, tmp_path: Path) -> None:
