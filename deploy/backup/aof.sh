@@ -121,7 +121,7 @@ if mkdir "$data_dir/.aof-backup-$$" 2>/dev/null; then
 fi
 for ((try = 1; ; try++)); do
   if [ -n "$links" ] && gather "$links" ln --; then
-    cp -R -- "$links/." "$partial/" || die 1 "the links in $links cannot be copied to $partial"
+    must "the links in $links cannot be copied to $partial" cp -R -- "$links/." "$partial/"
     break
   elif [ -z "$links" ] && gather "$partial" cp --; then
     break

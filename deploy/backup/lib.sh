@@ -28,6 +28,13 @@ die() {
   exit "$status"
 }
 
+# must WHY COMMAND…: run it; where it fails, one line says why, with its own last words.
+must() {
+  local why=$1 said
+  shift
+  said=$("$@" 2>&1) || die 1 "$why: $(last_of "$said")"
+}
+
 # Print the comment that the script begins with.
 help() {
   awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"
@@ -80,12 +87,15 @@ connect() {
 # at HOST PORT: speak to another node from now on.
 at() { target=(-h "$1" -p "$2") where=$1:$2; }
 
+# last_of TEXT: its last line; redis-cli tries more than once, and repeats itself.
+last_of() { printf '%s\n' "${1##*$'\n'}"; }
+
 # Send one command and print its answer; without an answer, or with an error for one, that is the end.
 # (redis-cli ends with 0 on an error reply: only its words tell.)
 ask() {
   local answer
   answer=$(timeout "$REDIS_TIMEOUT" "${cli[@]}" "${target[@]}" "$@" 2>&1 </dev/null) ||
-    die 1 "$where does not answer $1: ${answer:-nothing came within $REDIS_TIMEOUT s}"
+    die 1 "$where does not answer $1: $(last_of "${answer:-nothing came within $REDIS_TIMEOUT s}")"
   answer=${answer//$'\r'/}
   if [[ $answer =~ ^(\(error\) |AUTH\ failed|[A-Z]{2,}\ ) ]]; then die 1 "$where refuses $1: ${answer%%$'\n'*}"; fi
   printf '%s\n' "$answer"
@@ -139,11 +149,11 @@ check_rdb() {
 
 # new_backup DEST NAME: make the folder `partial`, which `publish` gives its name; whatever ends the script removes it.
 new_backup() {
-  mkdir -p -- "$1" || die 1 "$1 cannot be made"
+  must "$1 cannot be made" mkdir -p -- "$1"
   final=$1/$2
   partial=$1/.$2.partial
   [ ! -e "$final" ] || die 1 "$final is there already: two backups within a second"
-  mkdir -- "$partial" || die 1 "$partial cannot be made: a backup of the same second runs, or was killed"
+  must "$partial cannot be made: a backup of the same second runs, or was killed" mkdir -- "$partial"
   trap 'rm -rf -- "$partial"' EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM
@@ -154,8 +164,8 @@ publish() {
   local sums
   sums=$(cd -- "$partial" && find . -type f -printf '%P\0' | sort -z | xargs -0 sha256sum --)
   printf '%s\n' "$sums" >"$partial/SHA256SUMS"
-  find "$partial" -exec sync -- {} + || die 1 "$partial cannot be written to disk"
-  mv -T -- "$partial" "$final" || die 1 "$final cannot be given its name"
+  must "$partial cannot be written to disk" find "$partial" -exec sync -- {} +
+  must "$final cannot be given its name" mv -T -- "$partial" "$final"
   sync -- "${final%/*}" || true # some file systems sync no folder
   trap - EXIT
 }

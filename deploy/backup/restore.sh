@@ -20,6 +20,7 @@
 #   --slots SLOTS        which file of a cluster's backup, as its manifest names the slots, where there is no nodes.conf
 #   --owner USER:GROUP   of the files; else that of DIR
 #   --appendonly no      makes no AOF: only for a server that is certain to run without. AOF backups need `yes`
+#   --unreachable-is-down   nodes whose machine gives no sign are off, and stay off until the primary serves
 #   --replica            takes nothing from a backup: moves the data aside, so that the replica syncs from its primary
 #
 # Variables: those of lib.sh (REDIS_HOST, REDIS_PORT, REDIS_SOCKET, REDIS_PASSWORD_FILE, REDIS_TLS …): where the server
@@ -30,6 +31,7 @@ set -euo pipefail
 # shellcheck source=deploy/backup/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
+unreachable=up said=''
 data_dir='' wanted='' owner='' appendonly=yes is_replica=no backup=''
 while [ $# -gt 0 ]; do
   case $1 in
@@ -39,6 +41,7 @@ while [ $# -gt 0 ]; do
     --owner) need_value "$1" $# && owner=$2 && shift ;;
     --appendonly) need_value "$1" $# && appendonly=$2 && shift ;;
     --replica) is_replica=yes ;;
+    --unreachable-is-down) unreachable=down ;;
     -*) die 2 "$1 is no option; see --help" ;;
     *) [ -z "$backup" ] || die 2 "one BACKUP is allowed, got '$backup' and '$1'" && backup=${1%/} ;;
   esac
@@ -53,11 +56,16 @@ else
   [ -f "$backup/manifest" ] || die 1 "$backup has no manifest: it is no backup, or not a whole one"
 fi
 
-# is_down: nobody listens at the node at hand. A server that hangs, or wants a password, is not down.
+# is_down: nobody listens at the node at hand. A server that hangs, wants a password or another certificate, is not down;
+# one whose machine gives no sign may be either.
 is_down() {
-  local said
   said=$(timeout "$REDIS_TIMEOUT" "${cli[@]}" "${target[@]}" PING 2>&1 </dev/null) || true
-  [[ $said == "Could not connect"* && $said != *"timed out"* ]]
+  said=$(last_of "$said")
+  case $said in
+    *"Connection refused" | *"No such file or directory" | *"Name or service not known") return 0 ;;
+    "" | *"No route to host" | *"timed out") [ "$unreachable" = down ] ;;
+    *) return 1 ;;
+  esac
 }
 
 # A server's working directory is its data folder, whatever its port.
@@ -72,14 +80,15 @@ server_in_folder() {
 
 # Whoever could win over the restored node must not run: its replicas, and whoever has its slots by now.
 check_rivals() {
-  local id address flags primary host port said line
+  local id address flags primary host port line
   while read -r id address flags primary _; do
     [[ $flags == *myself* || $flags == *noaddr* || $id == vars ]] && continue
     read -r host port < <(address_of "$address")
     at "$host" "$port"
     is_down && continue
     [ "$primary" != "$my_id" ] ||
-      die 1 "its replica $where still runs, and would take over with the letters of now: stop it first"
+      die 1 "its replica $where still runs (${said:-no answer}), and would take over with the letters of now: stop it first"
+    [ -n "$said" ] || die 1 "$where gives no answer: give --unreachable-is-down when its machine is off"
     said=$(ask CLUSTER NODES) || die 1 "$where runs, but does not say who serves the slots: see above"
     line=$(grep "^$my_id " <<<"$said") || die 1 "$where does not know this node any more: nodes.conf is not of this cluster"
     [[ $line == *master* && $(slots_of <<<"$line") == "$my_slots" ]] ||
@@ -88,7 +97,7 @@ check_rivals() {
 }
 
 connect
-is_down || die 1 "a server answers at $where: stop it first, since it would write over what is restored"
+is_down || die 1 "a server is at $where (${said:-hangs}): stop it first, since it would write over what is restored"
 running=$(server_in_folder)
 [ -z "$running" ] || die 1 "a server runs in $data_dir (${running%%$'\n'*}): stop it first"
 
@@ -131,7 +140,7 @@ fi
 
 stamp=$(date -u +%Y%m%dT%H%M%SZ)
 new=$data_dir/.restore-$stamp aside=$data_dir/before-restore-$stamp
-mkdir -- "$new" || die 1 "$new cannot be made"
+must "$new cannot be made" mkdir -- "$new"
 trap 'rm -rf -- "$new"' EXIT
 
 if [ "$is_replica" = no ]; then
@@ -139,35 +148,36 @@ if [ "$is_replica" = no ]; then
     to=$file
     [ "$kind" = aof ] || to=$dbfilename
     mkdir -p -- "$new/$(dirname -- "$to")"
-    cp -- "$backup/$file" "$new/$to" || die 1 "$file cannot be copied to $new"
+    must "$file cannot be copied to $new" cp -- "$backup/$file" "$new/$to"
     cmp -s -- "$backup/$file" "$new/$to" || die 1 "$file is not the same after the copy: the disk of $data_dir is at fault"
   done
   if [ "$kind" = rdb ] && [ "$appendonly" = yes ]; then
     if [ "$dirname" = - ]; then
       # Redis 6.2: an AOF may begin with a whole RDB, also one that nothing follows. It grows: no link.
-      cp -- "$new/$dbfilename" "$new/$filename" || die 1 "no room for $filename in $data_dir"
+      must "no room for $filename in $data_dir" cp -- "$new/$dbfilename" "$new/$filename"
     else
       # A base never grows, and is replaced like dump.rdb by another file: they may share their bytes.
       mkdir -- "$new/$dirname"
       base=$filename.1.base.rdb
-      ln -- "$new/$dbfilename" "$new/$dirname/$base" 2>/dev/null || cp -- "$new/$dbfilename" "$new/$dirname/$base" ||
-        die 1 "no room for $base in $data_dir"
+      ln -- "$new/$dbfilename" "$new/$dirname/$base" 2>/dev/null ||
+        must "no room for $base in $data_dir" cp -- "$new/$dbfilename" "$new/$dirname/$base"
       printf 'file %s seq 1 type b\n' "$base" >"$new/$dirname/$filename.manifest"
     fi
   fi
   chmod -R u=rwX,g=rX,o= -- "$new"
   owner=${owner:-$(stat -c %u:%g -- "$data_dir")}
-  chown -R -- "$owner" "$new" || die 1 "the files cannot be given to $owner: run it as root"
-  find "$new" -exec sync -- {} + || die 1 "$new cannot be written to disk"
+  must "the files cannot be given to $owner: run it as root" chown -R -- "$owner" "$new"
+  must "$new cannot be written to disk" find "$new" -exec sync -- {} +
 fi
 
 for name in "$dbfilename" "$filename" "$dirname"; do
   [ -e "$data_dir/$name" ] || continue
   mkdir -p -- "$aside"
-  mv -- "$data_dir/$name" "$aside/" || die 1 "$data_dir/$name cannot be moved to $aside"
+  must "$data_dir/$name cannot be moved to $aside" mv -- "$data_dir/$name" "$aside/"
 done
 for path in "$new"/*; do
-  [ ! -e "$path" ] || mv -- "$path" "$data_dir/" || die 1 "$path cannot be moved to $data_dir; what was there is in $aside"
+  [ ! -e "$path" ] ||
+    must "$path cannot be moved to $data_dir; what was there is in $aside" mv -- "$path" "$data_dir/"
 done
 sync -- "$data_dir" || true # some file systems sync no folder
 

@@ -38,7 +38,7 @@ done
 number KEEP_DAYS "${KEEP_DAYS:=7}"
 number LOCK_SECONDS "${LOCK_SECONDS:=600}"
 
-mkdir -p -- "$dest" || die 1 "$dest cannot be made"
+must "$dest cannot be made" mkdir -p -- "$dest"
 exec 9>"$dest/.lock"
 flock -w "$LOCK_SECONDS" 9 || die 1 "another backup to $dest has been running for $LOCK_SECONDS s"
 

@@ -83,7 +83,7 @@ copy_out() {
   [ -r "$source" ] || die 1 "$source is not to be read here: run it beside the server, give --data-dir, or use --stream"
   # A folder of another server would give an older file, silently.
   [ "$(stat -c %Y -- "$source")" -ge $((saved - 2)) ] || die 1 "$source is older than this save: not the folder of $where"
-  cp -- "$source" "$1" || die 1 "$source cannot be copied to $1"
+  must "$source cannot be copied to $1" cp -- "$source" "$1"
 }
 
 # stream_out FILE: what a replica gets. redis-cli writes it in place and may leave a part: hence `partial`, the exit
