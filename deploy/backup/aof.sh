@@ -98,6 +98,7 @@ if [ -z "$data_dir" ]; then
   connect
   ask PING >/dev/null
   is_up=yes
+  [ "$(setting appendonly yes)" = yes ] || die 1 "$where runs with appendonly off: its files, if there are any, are old"
   data_dir=$(setting dir .)
   dirname=$(setting appenddirname -) filename=$(setting appendfilename appendonly.aof)
 else

@@ -24,7 +24,8 @@
 #   --replica            takes nothing from a backup: moves the data aside, so that the replica syncs from its primary
 #
 # Variables: those of lib.sh (REDIS_HOST, REDIS_PORT, REDIS_SOCKET, REDIS_PASSWORD_FILE, REDIS_TLS …): where the server
-# answers when it runs, which it must not.
+# answers when it runs, which it must not; and for --replica, where redis.conf names them otherwise,
+#   DB_FILENAME, AOF_FILENAME, AOF_DIRNAME   dump.rdb, appendonly.aof, appendonlydir
 #
 # Exit status: 0 in place, the server may start; 1 refused, and DIR is as it was; 2 wrong usage.
 set -euo pipefail
@@ -133,7 +134,7 @@ if [ "$is_replica" = no ]; then
   dbfilename=$(manifest_says "$backup" dbfilename)
   filename=$(manifest_says "$backup" appendfilename) dirname=$(manifest_says "$backup" appenddirname)
 else
-  dbfilename=dump.rdb filename=appendonly.aof dirname=appendonlydir
+  dbfilename=${DB_FILENAME:-dump.rdb} filename=${AOF_FILENAME:-appendonly.aof} dirname=${AOF_DIRNAME:-appendonlydir}
 fi
 
 # -- from here on DIR changes: first all that can fail -------------------------------------------------------------
@@ -170,7 +171,8 @@ if [ "$is_replica" = no ]; then
   must "$new cannot be written to disk" find "$new" -exec sync -- {} +
 fi
 
-for name in "$dbfilename" "$filename" "$dirname"; do
+# Also what a backup of Redis 6.2 has no name for: a later server would load it, and not the single file.
+for name in "$dbfilename" "$filename" "$dirname" "${AOF_DIRNAME:-appendonlydir}"; do
   [ -e "$data_dir/$name" ] || continue
   mkdir -p -- "$aside"
   must "$data_dir/$name cannot be moved to $aside" mv -- "$data_dir/$name" "$aside/"

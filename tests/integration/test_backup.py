@@ -291,7 +291,11 @@ def test_what_is_damaged_or_cut_off_is_not_restored(server: Server, scripts: Scr
     assert "has no manifest" in scripts.refused(*restore, backup, env=elsewhere)
     (backup / "manifesto").rename(backup / "manifest")
     assert list(target.iterdir()) == []
+    (target / "appendonlydir").mkdir()  # of whichever version: a server that looks for it would load what is in it
+    (target / "appendonlydir" / "old").touch()
     scripts.done(*restore, backup, env=elsewhere)
+    assert not (target / "appendonlydir" / "old").exists()
+    assert len(list(target.glob("before-restore-*/appendonlydir/old"))) == 1
     assert (target / "dump.rdb").stat().st_mode & 0o777 == 0o640
     assert not [path for path in target.iterdir() if path.name.startswith(".")]
 
