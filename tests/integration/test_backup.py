@@ -18,7 +18,7 @@ from tests.support.backups import FOLDER, HELD, Scripts, drain, drilling
 from tests.support.clusters import Cluster
 from tests.support.places import Place
 from tests.support.servers import Server
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, running
 from uno.event_bus.dead_letter import DeadLetterQueue
 from uno.event_bus.dead_letter.store.layout import slot_of
 from uno.event_bus.dead_letter.store.local_cluster import LocalNode
@@ -109,6 +109,43 @@ async def test_a_restored_snapshot_has_what_was_not_settled(server: Server, scri
             live.start()
             assert (await queue.stats()).open == 0
             assert (await queue.stats()).totals["captured"] > 0
+
+
+async def test_a_worker_that_lives_through_a_restore_keeps_only_leases_that_are_in_it(
+    server: Server, scripts: Scripts, tmp_path: Path
+) -> None:
+    """It settles what it held at the snapshot; what it was leased later is not its own any more, and runs again."""
+    with Server(server.name, *AOF) as live:
+        where = at(live.socket_path)
+        async with queues_on(live, lease_seconds=10.0, operation_timeout=1.0) as queues:
+            runs: Counter[str] = Counter()
+            may_end = anyio.Event()
+            worker, operator = queues(), queues()
+
+            @worker.handler()
+            async def handle(event: str) -> None:
+                runs[event] += 1
+                await may_end.wait()
+
+            async def resolved() -> int:
+                return (await operator.stats()).totals["resolved"]
+
+            async with running(worker):
+                await operator.add("before", delay=0)
+                later = await operator.add("later", delay=60)
+                await eventually(lambda: runs["before"])
+                backup = await scripts.backup("snapshot.sh", tmp_path / "backup", env=where)
+                await operator.retry(later)
+                await eventually(lambda: runs["later"])
+                live.stop()
+                scripts.done("restore.sh", "--data-dir", live.folder, backup, env=where)
+                live.start()
+                may_end.set()
+                await eventually(resolved)
+                assert [letter.payload async for letter in operator.letters()] == [b'"later"']
+                await operator.retry(later)
+                await eventually(lambda: runs["later"] == 2)
+            assert (await resolved(), runs["before"]) == (2, 1)
 
 
 async def test_a_copy_of_the_aof_is_whole_while_it_is_rewritten(
@@ -284,7 +321,7 @@ def test_what_is_damaged_or_cut_off_is_not_restored(server: Server, scripts: Scr
     elsewhere = at(tmp_path / "none.sock")
     dump = backup / "dump.rdb"
     whole = dump.read_bytes()
-    dump.write_bytes(whole[:-1] + b"!")
+    dump.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert "is damaged, or not whole" in scripts.refused(*restore, backup, env=elsewhere)
     dump.write_bytes(whole)
     (backup / "manifest").rename(backup / "manifesto")
