@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from tests.integration.conftest import Queues, queues_on
-from tests.support.backups import FOLDER, HELD, Scripts, drain, drilling
+from tests.support.backups import FOLDER, HELD, LEASE_S, Scripts, drain, drilling
 from tests.support.clusters import Cluster
 from tests.support.places import Place
 from tests.support.servers import Server
@@ -44,7 +44,7 @@ async def assert_restored(queues: Queues, before: set[str], ended: set[str]) -> 
     ``before`` are the letters whose capture was acknowledged when the backup began, ``ended`` those whose handler has
     ended by now.
     """
-    queue = queues(lease_seconds=1.0)
+    queue = queues(lease_seconds=LEASE_S)
     back = [letter.event_id async for letter in queue.letters()]
     assert len(back) == len(set(back)), "a letter is there twice"
     assert not before - set(back) - ended, "letters of before the backup are gone"

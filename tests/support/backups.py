@@ -22,6 +22,9 @@ FOLDER = Path(__file__).parents[2] / "deploy" / "backup"
 HELD = ("held 0", "held 1", "held 2")
 """Ids of letters whose handler does not end: they are leased for as long as the drill's worker lives."""
 
+LEASE_S = 2.0
+"""Of a drill's queue: short enough to wait for its end, longer than a busy machine keeps a heartbeat waiting."""
+
 type Variables = Mapping[str, str | int | Path]
 NONE: Variables = {}
 
@@ -89,7 +92,7 @@ class Drill(Load):
 @asynccontextmanager
 async def drilling(queues: Callable[..., DeadLetterQueue]) -> AsyncIterator[Drill]:
     """A drill at work. After the block its worker and producer are gone, in the middle of what they did."""
-    settings = {"lease_seconds": 1.0, "operation_timeout": 1.0, "concurrency": 20}
+    settings = {"lease_seconds": LEASE_S, "operation_timeout": 1.0, "concurrency": 20}
     drill = Drill(queues(**settings), queues(**settings))
     ready = anyio.Event()
     async with anyio.create_task_group() as group:
