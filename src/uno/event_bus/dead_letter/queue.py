@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
 from opentelemetry import context as contexts
@@ -20,8 +20,6 @@ from uno.event_bus.dead_letter.errors import ConfigError, DeadLetterError
 from uno.event_bus.dead_letter.handlers import Handler, Handlers
 from uno.event_bus.dead_letter.letter import Letter, NewLetter
 from uno.event_bus.dead_letter.operations import Operations, QueueStats, VerifyReport
-from uno.event_bus.dead_letter.remote.operations import RemoteOperations
-from uno.event_bus.dead_letter.remote.store import RemoteStore
 from uno.event_bus.dead_letter.replay import Replay, ReplayReport
 from uno.event_bus.dead_letter.retry import PolicyLike, RetryPolicy, as_policy, from_config
 from uno.event_bus.dead_letter.rules import require_whole
@@ -42,6 +40,9 @@ from uno.event_bus.dead_letter.where import Where
 from uno.event_bus.dead_letter.worker.session import ParkedHook, Report, Session
 from uno.event_bus.dead_letter.worker.vitals import Vitals
 from uno.event_bus.dead_letter.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from uno.event_bus.dead_letter.remote.operations import RemoteOperations
 
 __all__ = ["DeadLetterQueue"]
 
@@ -508,11 +509,13 @@ class DeadLetterQueue:
 
     # -- operators -----------------------------------------------------------------------------------
 
-    async def _operations(self) -> Operations | RemoteOperations:
+    async def _operations(self) -> "Operations | RemoteOperations":
         receiver = await self._storage.receiver()
-        if isinstance(receiver, RemoteStore):
-            return RemoteOperations(receiver)
-        return Operations(receiver, replica=self._config.read_from == "replica")
+        if isinstance(receiver, Store):
+            return Operations(receiver, replica=self._config.read_from == "replica")
+        from uno.event_bus.dead_letter.remote.operations import RemoteOperations
+
+        return RemoteOperations(receiver)
 
     async def get(self, letter_id: str) -> Letter:
         """Return an open letter; raises `LetterNotFound`."""
