@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.conftest import SETTINGS, Queues, queues_on
 from tests.support.places import Place
-from tests.support.services import service_of
+from tests.support.running_service import service_of
 from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue
 
 

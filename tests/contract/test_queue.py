@@ -347,6 +347,25 @@ async def test_a_live_queue_gets_more_shards(sides: MakeSides) -> None:
     assert (await both.queue.stats()).shards == 4
 
 
+async def test_what_operators_did_can_be_read(sides: MakeSides) -> None:
+    """An intent and an outcome for each call, the newest first."""
+    both = await sides()
+    letter_id = await both.queue.add({}, **NEVER)
+    await both.queue.park(letter_id, "poison")
+    await both.queue.discard_many({"state": "parked"}, "cleared")
+    told = [entry async for entry in both.queue.audited()]
+    assert [(entry.phase, entry.verb, entry.why) for entry in told] == [
+        ("outcome", "discard", "cleared"),
+        ("intent", "discard", "cleared"),
+        ("outcome", "park", "poison"),
+        ("intent", "park", "poison"),
+    ]
+    assert [entry.outcome for entry in told] == ["done", "", "done", ""] and told[0].done == 1
+    assert told == [entry async for entry in both.truth.audited()] and len({entry.who for entry in told}) == 1
+    page = await both.queue.audit_page(limit=1)
+    assert page.entries == told[:1] and (await both.queue.audit_page(page.cursor, limit=1)).entries == told[1:2]
+
+
 # -- what is written nowhere ------------------------------------------------------------------------------
 
 

@@ -123,13 +123,13 @@ async def _fail(event: Any) -> None:
 
 @pytest.mark.parametrize("how", ["ids", "filter"])
 async def test_letters_go_in_batches(queues: Queues, place: Place, how: str) -> None:
-    """2,000 of one shard: one call to look at 500, and one to act on them."""
+    """2,000 of one shard: one call to look at 500, and one to act on them; two for the audit stream, in all."""
     queue = queues(shards=1)
     ids = await queue.add_many(list(range(2000)), delay=3600)
     before = calls(place)
     report = await queue.discard_many(ids if how == "ids" else {}, "test")
     assert report.done == 2000
-    assert calls(place) - before <= (50 if how == "ids" else 10)
+    assert calls(place) - before <= (52 if how == "ids" else 12)
 
 
 async def test_letters_that_lie_far_apart_are_found_one_by_one(queues: Queues, place: Place) -> None:

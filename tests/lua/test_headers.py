@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.headers import ROWS, Header, complaints, library_complaints, read_header
-from uno.event_bus.dead_letter.store import browse, layout_record, registry
+from uno.event_bus.dead_letter.store import audit, browse, layout_record, registry
 from uno.event_bus.dead_letter.store import shard as shard_module
 from uno.event_bus.dead_letter.store.layout import SHARD_KEYS
 from uno.event_bus.dead_letter.store.scripts import lua_folder, script
@@ -51,7 +51,7 @@ def test_only_verbs_that_bring_work_in_are_refused_by_a_full_server(verb: str) -
 
 def test_every_script_has_its_stub_and_every_stub_its_script() -> None:
     """The verbs that Python calls by name are the files in `lua/`, no more and no fewer."""
-    source = "".join(inspect.getsource(module) for module in (shard_module, browse, layout_record, registry))
+    source = "".join(inspect.getsource(module) for module in (shard_module, browse, layout_record, registry, audit))
     called = set(re.findall(r'(?:\.call|\._call|_operate|script)\(\s*"(\w+)"', source))
     assert called == set(VERBS)
 
@@ -61,6 +61,7 @@ def test_a_verb_has_one_name_in_file_stub_and_facade() -> None:
     stubs = {name for name, _ in inspect.getmembers(shard_module.Shard, inspect.iscoroutinefunction)}
     stubs |= {name for name, _ in inspect.getmembers(browse, inspect.iscoroutinefunction)}
     stubs |= {name for name, _ in inspect.getmembers(registry.Registry, inspect.iscoroutinefunction)}
+    stubs |= {name for name, _ in inspect.getmembers(audit.Audit, inspect.iscoroutinefunction)}
     stubs |= {name for name, _ in inspect.getmembers(layout_record.LayoutRecord, inspect.iscoroutinefunction)}
     assert set(VERBS) <= stubs
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from uno.cli.dead_letter.run import _of_process
+from uno.cli.dead_letter.process import of_process
 from uno.event_bus.dead_letter import DeadLetterConfig
 
 NAMES = ("metrics_port", "metrics_host", "log_format", "log_level")
@@ -20,7 +20,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def settings(**options: Any) -> DeadLetterConfig:
     """What a worker that is given these options works with."""
-    return _of_process(DeadLetterConfig.from_env(**options), OF_APP, set(options))
+    return of_process(DeadLetterConfig.from_env(**options), OF_APP, set(options))
 
 
 def test_without_options_and_variables_the_application_decides() -> None:

@@ -75,10 +75,8 @@ def _books(report: "VerifyReport") -> str:
 
 @click.command("health", cls=Command)
 @output_option
-@click.option(
-    "--url", metavar="URL", help="Ask the worker that serves its probes there, for example http://worker:9464."
-)
-@click.option("--port", type=click.IntRange(1, 65_535), metavar="PORT", help="The same, for a worker of this machine.")
+@click.option("--url", metavar="URL", help="Ask the worker or service that has its probes there: http://worker:9464.")
+@click.option("--port", type=click.IntRange(1, 65_535), metavar="PORT", help="The same, for one of this machine.")
 @click.option("--live", is_flag=True, help="With these: ask only whether the worker's process gets on.")
 @queue_options
 def health(
@@ -90,12 +88,16 @@ def health(
     version, and the spool, where there is one, has room.
 
     With --url or --port, of the worker with that --metrics-port: is it at work on its shards, and do they answer?
-    With --live: does its process make progress? That alone is a reason to restart it. Exit status 5: nobody answers.
+    Of the service at that port: do the queue's shards answer? With --live: does its process make progress? That alone
+    is a reason to restart it. Exit status 5: nobody answers.
+
+    An https:// URL is checked by the system's authorities, or those of DLQ_SERVICE_CA_FILE.
 
     Examples:
       uno dead-letter health
       uno dead-letter health -o json | jq .healthy
       uno dead-letter health --port 9464 --live
+      uno dead-letter health --port 8000
     """
     if url is not None and port is not None:
         raise Failure("--url and --port name the same: drop one of them", Status.USAGE)

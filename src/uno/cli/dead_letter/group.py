@@ -10,6 +10,8 @@ _HERE = "uno.cli.dead_letter"
 
 COMMANDS = {
     "worker": (f"{_HERE}.run:worker", "Try letters again, with an application's handlers."),
+    "service": (f"{_HERE}.serve:service", "Serve the queue over HTTP."),
+    "token": (f"{_HERE}.token:token", "Make a token for the service."),
     "demo": (f"{_HERE}.run:demo", "Show the main job on events that fail."),
     "list": (f"{_HERE}.browse:list_", "List open letters."),
     "show": (f"{_HERE}.browse:show", "Show all of one letter."),
@@ -19,6 +21,7 @@ COMMANDS = {
     "discard": (f"{_HERE}.act:discard", "Remove letters for good, by id."),
     "clear": (f"{_HERE}.act:clear", "Remove all letters that match."),
     "import": (f"{_HERE}.keep:import_", "Capture events from a file of JSON lines."),
+    "audit": (f"{_HERE}.audit:audit", "Show what operators have done, and who."),
     "workers": (f"{_HERE}.shards:workers", "List the workers, and the shards that they serve."),
     "reshard": (f"{_HERE}.shards:reshard", "Give a live queue more shards."),
     "verify": (f"{_HERE}.check:verify", "Check that every letter is accounted for."),

@@ -13,6 +13,7 @@ __all__ = [
     "output_option",
     "queue_options",
     "sure_options",
+    "together",
 ]
 
 type Command = Callable[..., Any]
@@ -23,7 +24,9 @@ REASONS: Final = ("handler_failed", "timeout", "invalid_event", "unhandled", "st
 # Repeated here from `letter.py`, which costs `--help` the import of msgspec; a test compares them.
 
 
-def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Return several options as one decorator."""
+
     def add(command: Command) -> Command:
         for option in reversed(options):
             command = option(command)
@@ -32,7 +35,7 @@ def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Com
     return add
 
 
-queue_options = _together(
+queue_options = together(
     click.option(
         "--redis-url",
         metavar="URL",
@@ -55,7 +58,7 @@ app_option = click.option(
     help="Where the handlers are; else DLQ_APP, else the one entry point of group uno.dead_letter.",
 )
 
-filter_options = _together(
+filter_options = together(
     click.option("--state", multiple=True, type=click.Choice(STATES), help="Letters in this state."),
     click.option("--type", "type_", multiple=True, metavar="TYPE", help="Events of this type."),
     click.option("--subscription", multiple=True, metavar="ID", help="Failures of this subscription."),
@@ -65,7 +68,7 @@ filter_options = _together(
     click.option("--event-id", multiple=True, metavar="ID", help="Events with this id of their own."),
 )
 
-sure_options = _together(
+sure_options = together(
     click.option("--yes", "-y", is_flag=True, help="Do not ask."),
     click.option("--dry-run", "-n", is_flag=True, help="Only say what would be done."),
 )

@@ -1,6 +1,8 @@
-"""Asking a worker's port how it is: what ``health --url`` does, and an exec probe of a container."""
+"""Asking the port of a worker, or of the service, how it is: what ``health --url`` and exec probes of containers do."""
 
 import json
+import os
+import ssl
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -27,8 +29,7 @@ def probe(url: str, path: str) -> dict[str, Any]:
     if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
         raise Failure("--url is no URL of a worker: wanted is http://host:port", Status.USAGE)
     where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-    connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    connection = connect(parts.hostname, port, timeout=PATIENCE_S)
+    connection = _connection(parts.scheme, parts.hostname, port)
     try:
         connection.request("GET", parts.path.rstrip("/") + path)
         answer = connection.getresponse()
@@ -45,3 +46,14 @@ def probe(url: str, path: str) -> dict[str, Any]:
     if status not in (200, 503) or not isinstance(told, dict) or told.get("ok") is not (status == 200):
         raise Failure(f"what answers at {where}{path} is no worker (HTTP {status})", Status.FAILURE)
     return told
+
+
+def _connection(scheme: str, host: str, port: int | None) -> HTTPConnection:
+    if scheme != "https":
+        return HTTPConnection(host, port, timeout=PATIENCE_S)
+    authorities = os.environ.get("DLQ_SERVICE_CA_FILE", "").strip() or None
+    try:
+        context = ssl.create_default_context(cafile=authorities)
+    except (OSError, ssl.SSLError) as error:
+        raise Failure(f"DLQ_SERVICE_CA_FILE {authorities!r} cannot be used: {error.strerror}", Status.USAGE) from error
+    return HTTPSConnection(host, port, timeout=PATIENCE_S, context=context)

@@ -2,23 +2,19 @@
 
 import logging
 import os
-import signal
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
 from uno.cli.command import Command
 from uno.cli.dead_letter.options import app_option, queue_options
+from uno.cli.dead_letter.process import exposed, heed_signals, metrics_options, of_process, open_when_there, trace
 from uno.cli.dead_letter.session import run_async
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import anyio
 
     from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue
@@ -26,24 +22,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("uno.dead_letter.worker")
 
-FIRST_PAUSE_S: Final = 0.5
-LONGEST_PAUSE_S: Final = 10.0
-
 
 @click.command("worker", cls=Command)
 @app_option
 @queue_options
-@click.option(
-    "--metrics-port",
-    type=click.IntRange(0, 65_535),
-    metavar="PORT",
-    help="Serve /metrics, /livez and /readyz here, 0: on any free port; else DLQ_METRICS_PORT, else nowhere.",
-)
-@click.option(
-    "--metrics-host",
-    metavar="HOST",
-    help="Address for that, 0.0.0.0 in a pod; else DLQ_METRICS_HOST, else 127.0.0.1.",
-)
+@metrics_options
 def worker(
     app: str | None, redis_url: str | None, queue: str | None, metrics_port: int | None, metrics_host: str | None
 ) -> int:
@@ -70,34 +53,14 @@ def worker(
     given = DeadLetterConfig.from_env(metrics_port=metrics_port, metrics_host=metrics_host)
     loaded = load_queue(app, redis_url=redis_url, queue=queue)
     options = {"metrics_port": metrics_port, "metrics_host": metrics_host}
-    settings = _of_process(given, loaded.config, {name for name, value in options.items() if value is not None})
+    settings = of_process(given, loaded.config, {name for name, value in options.items() if value is not None})
     log_to_stderr(settings.log_format, settings.log_level)
-    end_tracing = _trace(loaded)
+    end_tracing = trace(loaded)
     try:
         run_async(partial(_work, loaded, settings))
     finally:
         end_tracing()
     return 0
-
-
-def _of_process(given: "DeadLetterConfig", of_app: "DeadLetterConfig", options: set[str]) -> "DeadLetterConfig":
-    """Return the application's settings with what options and variables say of the process, not of the queue."""
-    from dataclasses import replace
-
-    from uno.event_bus.dead_letter import DeadLetterConfig
-
-    names = ("metrics_port", "metrics_host", "log_format", "log_level")
-    # An empty variable counts as not set.
-    of_variables = {name for name in names if os.environ.get(DeadLetterConfig.variable(name), "").strip()}
-    said = {name: getattr(given, name) for name in names if name in options | of_variables}
-    return replace(of_app, **{name: value for name, value in said.items() if value is not None})
-
-
-def _trace(queue: "DeadLetterQueue") -> "Callable[[], None]":
-    """Set up tracing by the OTEL_* variables, unless the application has done it; return what ends it."""
-    from uno.event_bus.dead_letter.telemetry.sdk import tracing_from_env
-
-    return (lambda: None) if queue.tracer_provider is not None else tracing_from_env()
 
 
 async def _work(queue: "DeadLetterQueue", settings: "DeadLetterConfig") -> None:
@@ -106,45 +69,21 @@ async def _work(queue: "DeadLetterQueue", settings: "DeadLetterConfig") -> None:
     from uno.event_bus.dead_letter.worker.vitals import Vitals
 
     stop, vitals = anyio.Event(), Vitals(settings)
-    async with anyio.create_task_group() as group, _exposed(queue, vitals, settings):
-        group.start_soon(_heed_signals, stop)
+    async with anyio.create_task_group() as group, exposed(queue, settings, live=vitals.live, ready=vitals.ready):
+        group.start_soon(heed_signals, stop)
+        if settings.metrics_port is not None:
+            group.start_soon(vitals.run)
         try:
-            if await _open(queue, stop, vitals):
-                await _run(queue, stop, vitals)
+            if await open_when_there(queue, stop, vitals.waits):
+                await work(queue, stop, vitals)
         finally:
             with anyio.CancelScope(shield=True):
                 await queue.aclose()
         group.cancel_scope.cancel()
 
 
-@asynccontextmanager
-async def _exposed(queue: "DeadLetterQueue", vitals: "Vitals", settings: "DeadLetterConfig") -> AsyncGenerator[None]:
-    """Serve metrics and probes while the block runs, also while Redis is away, if there is a port for them."""
-    if settings.metrics_port is None:
-        yield
-        return
-    import anyio
-
-    from uno.event_bus.dead_letter.telemetry.exposition import Exposition
-    from uno.event_bus.dead_letter.telemetry.registry import registry_for
-
-    registry, snapshots = registry_for(queue)
-    exposition = Exposition(
-        registry,
-        host=settings.metrics_host,
-        port=settings.metrics_port,
-        refresh=snapshots.refresh,
-        live=vitals.live,
-        ready=vitals.ready,
-    )
-    async with anyio.create_task_group() as group, exposition:
-        group.start_soon(vitals.run)
-        logger.info("metrics at %s/metrics, probes at /livez and /readyz", exposition.url)
-        yield
-        group.cancel_scope.cancel()
-
-
-async def _run(queue: "DeadLetterQueue", stop: "anyio.Event", vitals: "Vitals") -> None:
+async def work(queue: "DeadLetterQueue", stop: "anyio.Event", vitals: "Vitals") -> None:
+    """Run the worker until it is told to stop."""
     logger.info(
         "started: queue %s, %d handlers, concurrency %d, pid %d",
         queue.config.queue,
@@ -154,48 +93,6 @@ async def _run(queue: "DeadLetterQueue", stop: "anyio.Event", vitals: "Vitals") 
         extra={"queue": queue.config.queue},
     )
     logger.info("stopped: %s", await queue.run(stop=stop, vitals=vitals))
-
-
-async def _open(queue: "DeadLetterQueue", stop: "anyio.Event", vitals: "Vitals") -> bool:
-    """Open the queue, waiting for Redis as long as it takes: its container may start after ours.
-
-    Returns False when it was told to stop before.
-    """
-    import anyio
-
-    from uno.event_bus.dead_letter.errors import StoreUnavailable
-
-    pause, waiting_for = FIRST_PAUSE_S, ""
-    while not stop.is_set():
-        try:
-            await queue.open()
-        except StoreUnavailable as error:
-            vitals.waits(f"waiting for Redis: {error.why}")
-            if error.why != waiting_for:
-                logger.warning("waiting for Redis: %s", error.why)
-            waiting_for = error.why
-        else:
-            if waiting_for:
-                logger.info("Redis is there")
-            return True
-        with anyio.move_on_after(pause):
-            await stop.wait()
-        pause = min(pause * 2, LONGEST_PAUSE_S)
-    return False
-
-
-async def _heed_signals(stop: "anyio.Event") -> None:
-    import anyio
-
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            name = signal.Signals(number).name
-            if stop.is_set():
-                logger.warning("%s again: leaving at once; what is running comes back when its lease runs out", name)
-                logging.shutdown()
-                os._exit(128 + number)
-            logger.info("%s: stopping in order (again: at once)", name)
-            stop.set()
 
 
 # --- the demo --------------------------------------------------------------------------------------------

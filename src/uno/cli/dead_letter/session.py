@@ -53,11 +53,13 @@ async def on_queue[T](
     opened: bool = True,
 ) -> T:
     """Call a function with the queue that the options name, or the variables where they name nothing."""
-    from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue
+    from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue, acting_as
+    from uno.event_bus.dead_letter.actor import process_user
 
     config = DeadLetterConfig.from_env(redis_url=redis_url, queue=queue)
     async with closing(DeadLetterQueue(redis_url or config.require_url(), config), make=make, opened=opened) as named:
-        return await function(named)
+        with acting_as(f"cli:{process_user()}"):
+            return await function(named)
 
 
 @asynccontextmanager

@@ -4,7 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from uno.event_bus.dead_letter.actor import acting_as
     from uno.event_bus.dead_letter.backoff import DelayList, ExponentialBackoff, FixedDelay
+    from uno.event_bus.dead_letter.books import QueueStats, VerifyReport
     from uno.event_bus.dead_letter.config import DeadLetterConfig
     from uno.event_bus.dead_letter.decision import Discard, Park, RetryLater
     from uno.event_bus.dead_letter.errors import (
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
         StoreUnavailable,
     )
     from uno.event_bus.dead_letter.letter import DeadLetterReason, Letter, LetterState
-    from uno.event_bus.dead_letter.operations import QueueStats, VerifyReport
     from uno.event_bus.dead_letter.queue import DeadLetterQueue
     from uno.event_bus.dead_letter.replay import ReplayReport
     from uno.event_bus.dead_letter.retry import PolicyByException, RetryPolicy
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
     from uno.event_bus.dead_letter.where import Where
 
 _HOMES = {
+    "actor": ("acting_as",),
     "backoff": ("DelayList", "ExponentialBackoff", "FixedDelay"),
+    "books": ("QueueStats", "VerifyReport"),
     "config": ("DeadLetterConfig",),
     "decision": ("Discard", "Park", "RetryLater"),
     "errors": (
@@ -60,7 +63,6 @@ _HOMES = {
         "StoreUnavailable",
     ),
     "letter": ("DeadLetterReason", "Letter", "LetterState"),
-    "operations": ("QueueStats", "VerifyReport"),
     "queue": ("DeadLetterQueue",),
     "replay": ("ReplayReport",),
     "retry": ("PolicyByException", "RetryPolicy"),
@@ -108,6 +110,7 @@ __all__ = [
     "StoreUnavailable",
     "VerifyReport",
     "Where",
+    "acting_as",
 ]
 
 

@@ -54,25 +54,29 @@ class OperatorVerb(NamedTuple):
     takes: tuple[str, ...]
     """States that it takes letters from."""
     act: Callable[[Shard, Sequence[Seen]], Awaitable[list[Answer]]]
+    why: str = ""
+    """The operator's own words."""
+    delay_ms: int = 0
+    """Of a retry: due so much later."""
 
 
 def retrying(delay: float) -> OperatorVerb:
     """Return the verb that sends letters back, due after so many seconds. Raises `ConfigError`."""
     delay_ms = int(require_seconds("delay", delay) * 1000)
     takes = ("waiting", "scheduled", "suspect", "held", "parked")
-    return OperatorVerb("retry", takes, partial(Shard.reschedule, delay_ms=delay_ms))
+    return OperatorVerb("retry", takes, partial(Shard.reschedule, delay_ms=delay_ms), delay_ms=delay_ms)
 
 
 def parking(why: str) -> OperatorVerb:
     """Return the verb that stops retries. Raises `ConfigError`."""
     takes = ("waiting", "scheduled", "suspect", "held")
-    return OperatorVerb("park", takes, partial(Shard.park, reason=_sound(why)))
+    return OperatorVerb("park", takes, partial(Shard.park, reason=_sound(why)), why)
 
 
 def discarding(why: str) -> OperatorVerb:
     """Return the verb that removes letters. Raises `ConfigError`."""
     takes = ("waiting", "leased", "scheduled", "suspect", "held", "parked")
-    return OperatorVerb("discard", takes, partial(Shard.discard, why=_sound(why)))
+    return OperatorVerb("discard", takes, partial(Shard.discard, why=_sound(why)), why)
 
 
 def _sound(why: str) -> str:
@@ -95,7 +99,8 @@ class Answered(NamedTuple):
     """What the verb on this letter alone raises; None when it is done."""
 
 
-type OnAnswers = Callable[[Sequence[Answered]], None]
+type OnAnswers = Callable[[Sequence[Answered]], Awaitable[None] | None]
+"""Hears answers, batch by batch; one that returns an awaitable is waited for before the work goes on."""
 
 
 @dataclass(slots=True)
@@ -157,7 +162,7 @@ class Bulk:
         for letter_id in dict.fromkeys(ids):
             shard = home_of_id(self._store, letter_id)
             if shard is None:
-                self._tell([_gone(letter_id)], named=True)
+                await self._tell([_gone(letter_id)], named=True)
             else:
                 homes.setdefault(shard, []).append(letter_id)
         for shard, named in homes.items():
@@ -168,7 +173,7 @@ class Bulk:
     async def _on_batch(self, shard: Shard, ids: Sequence[str]) -> None:
         letters = await find_many(shard, ids)
         known = {letter.id for letter in letters}
-        self._tell([_gone(letter_id) for letter_id in ids if letter_id not in known], named=True)
+        await self._tell([_gone(letter_id) for letter_id in ids if letter_id not in known], named=True)
         await self._do(shard, letters, None)
 
     async def _on_matching(self, where: Where) -> None:
@@ -197,7 +202,7 @@ class Bulk:
             again = await find_many(shard, [letter.id for letter in changed])
             known = {letter.id for letter in again}
             told += [_gone(letter.id) for letter in changed if letter.id not in known]
-            self._tell(told, named=walk is None)
+            await self._tell(told, named=walk is None)
             letters = [*ahead, *again]
 
     async def _act(self, shard: Shard, letters: Sequence[Letter]) -> list[Answer]:
@@ -224,12 +229,14 @@ class Bulk:
             letter.id, answer, LetterStateConflict(letter.id, self._verb.name, state.value, self._verb.takes)
         )
 
-    def _tell(self, answered: Sequence[Answered], *, named: bool) -> None:
+    async def _tell(self, answered: Sequence[Answered], *, named: bool) -> None:
         self.report.count(answered)
         if named:
             self.report.answers.update((letter_id, answer) for letter_id, answer, _ in answered)
         if answered and self._on_answers is not None:
-            self._on_answers(answered)
+            heard = self._on_answers(answered)
+            if heard is not None:
+                await heard
 
 
 def _gone(letter_id: str) -> Answered:

@@ -4,14 +4,14 @@ import builtins
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
 from opentelemetry import context as contexts
 from opentelemetry.trace import TracerProvider
 
+from uno.event_bus.dead_letter.books import QueueStats, VerifyReport
 from uno.event_bus.dead_letter.bulk import BulkReport, OnAnswers, Which
 from uno.event_bus.dead_letter.capture import ARGUMENTS, Capturer, check_metadata
 from uno.event_bus.dead_letter.codec import type_name
@@ -20,14 +20,13 @@ from uno.event_bus.dead_letter.doctor import Finding, examine_spool
 from uno.event_bus.dead_letter.errors import ConfigError, DeadLetterError
 from uno.event_bus.dead_letter.handlers import Handler, Handlers
 from uno.event_bus.dead_letter.letter import Letter, NewLetter
-from uno.event_bus.dead_letter.operations import Operations, QueueStats, VerifyReport
-from uno.event_bus.dead_letter.remote.operations import RemoteOperations
-from uno.event_bus.dead_letter.remote.store import RemoteStore
+from uno.event_bus.dead_letter.operations import Operations
 from uno.event_bus.dead_letter.replay import Replay, ReplayReport
 from uno.event_bus.dead_letter.retry import PolicyLike, RetryPolicy, as_policy, from_config
 from uno.event_bus.dead_letter.rules import require_whole
 from uno.event_bus.dead_letter.spool.folder import SpoolStats
 from uno.event_bus.dead_letter.storage import Storage
+from uno.event_bus.dead_letter.store.audit import AuditEntry, AuditPage
 from uno.event_bus.dead_letter.store.connect import Client
 from uno.event_bus.dead_letter.store.lookup import Kept
 from uno.event_bus.dead_letter.store.registry import WorkerInfo
@@ -43,7 +42,13 @@ from uno.event_bus.dead_letter.worker.session import ParkedHook, Report, Session
 from uno.event_bus.dead_letter.worker.vitals import Vitals
 from uno.event_bus.dead_letter.worker.worker import Worker
 
+if TYPE_CHECKING:
+    from uno.event_bus.dead_letter.remote.operations import RemoteOperations
+
 __all__ = ["DeadLetterQueue"]
+
+AUDIT_PAGE: Final = 200
+"""Entries of the audit stream that are read at a time."""
 
 
 class DeadLetterQueue:
@@ -81,7 +86,7 @@ class DeadLetterQueue:
         self._policy: RetryPolicy = from_config(self._config)
         self._handlers = Handlers()
         self._parked_hooks: list[ParkedHook] = []
-        self._capturer = Capturer(self._config, self._policy_of)
+        self._capturer = Capturer(self._config, self.policy_of)
         self._capturer.recorder = self._recorder
 
     @classmethod
@@ -403,7 +408,8 @@ class DeadLetterQueue:
             raise ConfigError(f"no handler has the id {handler_id!r}; registered are: {known}")
         return found
 
-    def _policy_of(self, type: str, subscription: str | None) -> RetryPolicy:
+    def policy_of(self, type: str, subscription: str | None) -> RetryPolicy:
+        """Return the policy that letters of this type and subscription follow in this process."""
         handler = self._handlers.most_specific(type, subscription)
         return (handler.policy if handler else None) or self._policy
 
@@ -504,11 +510,13 @@ class DeadLetterQueue:
 
     # -- operators -----------------------------------------------------------------------------------
 
-    async def _operations(self) -> Operations | RemoteOperations:
+    async def _operations(self) -> "Operations | RemoteOperations":
         receiver = await self._storage.receiver()
-        if isinstance(receiver, RemoteStore):
-            return RemoteOperations(receiver)
-        return Operations(receiver, replica=self._config.read_from == "replica")
+        if isinstance(receiver, Store):
+            return Operations(receiver, replica=self._config.read_from == "replica")
+        from uno.event_bus.dead_letter.remote.operations import RemoteOperations
+
+        return RemoteOperations(receiver)
 
     async def get(self, letter_id: str) -> Letter:
         """Return an open letter; raises `LetterNotFound`."""
@@ -525,6 +533,16 @@ class DeadLetterQueue:
         operations = await self._operations()
         async for letter in operations.letters(where, whole=whole):
             yield letter
+
+    async def page(
+        self, where: Where | Mapping[str, Any] | None = None, *, cursor: str = "", most: int = 100, whole: bool = True
+    ) -> tuple[list[Letter], str]:
+        """Return some of the open letters that match, 1 to 1000, and the cursor of the next page; empty after the last.
+
+        A page may be empty and not the last: its work is bounded. Raises `ConfigError` for what is no cursor.
+        """
+        most = require_whole("most", most, "letters", 1, 1000)
+        return await (await self._operations()).page(where, cursor, most, whole=whole)
 
     async def retry(self, letter_id: str, *, delay: float = 0.0) -> None:
         """Send a letter back to the workers, due after `delay` seconds; a parked one gets a new budget of retries.
@@ -575,10 +593,11 @@ class DeadLetterQueue:
     async def snapshot(self, before: Snapshot | None = None) -> Snapshot:
         """Return what metrics tell of the queue and its servers: one bounded call a shard and a server, 2 s at most.
 
-        It always answers: what is away is told as it was `before`, and said to be away.
+        It always answers: what is away is told as it was `before`, and said to be away. Raises `ConfigError` on a
+        remote queue.
         """
-        store = partial(self._store, "snapshot")
-        return await Surveyor(self._config.queue, store, self.spool_stats).survey(before)
+        self._storage.require_redis("snapshot")
+        return await Surveyor(self._config.queue, self._store, self.spool_stats).survey(before)
 
     async def workers(self) -> list[WorkerInfo]:
         """Return what the workers that live tell of themselves: shards, letters held, host, process, concurrency."""
@@ -592,6 +611,24 @@ class DeadLetterQueue:
         shards that have heard of it wait for its end.
         """
         return await (await self._operations()).reshard(shards)
+
+    async def audited(self) -> AsyncGenerator[AuditEntry]:
+        """Yield what operators have done, the newest first: for each call of a verb its outcome and its intent.
+
+        Who did it is `process_user`, or whom ``with acting_as(who, request_id):`` names around the call.
+        """
+        operations, cursor = await self._operations(), ""
+        while True:
+            page = await operations.audit_page(cursor, limit=AUDIT_PAGE)
+            for entry in page.entries:
+                yield entry
+            cursor = page.cursor
+            if not cursor:
+                return
+
+    async def audit_page(self, cursor: str = "", *, limit: int = 100) -> AuditPage:
+        """Return at most so many of these entries, 1 to 1000, and a cursor for those before them; empty at the end."""
+        return await (await self._operations()).audit_page(cursor, limit=limit)
 
     async def verify(self, *, on_progress: Callable[[float], None] | None = None) -> VerifyReport:
         """Check every invariant over the live queue, in bounded calls.

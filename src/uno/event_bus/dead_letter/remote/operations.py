@@ -1,12 +1,13 @@
 """Operators' verbs and reads over a queue that is behind a service: the counterpart of `operations.Operations`."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final
-from urllib.parse import quote
 
 import msgspec
 
+from uno.event_bus.dead_letter.books import QueueStats, VerifyReport, Violation
 from uno.event_bus.dead_letter.bulk import (
     LONGEST_ID,
     Answered,
@@ -21,11 +22,12 @@ from uno.event_bus.dead_letter.bulk import (
 from uno.event_bus.dead_letter.doctor import Finding
 from uno.event_bus.dead_letter.errors import LetterNotFound, LetterStateConflict, StoreUnavailable
 from uno.event_bus.dead_letter.letter import Letter
-from uno.event_bus.dead_letter.operations import QueueStats, VerifyReport, Violation
 from uno.event_bus.dead_letter.remote import wire
 from uno.event_bus.dead_letter.remote.problems import error_of
 from uno.event_bus.dead_letter.remote.records import letter_of
 from uno.event_bus.dead_letter.remote.store import RemoteStore
+from uno.event_bus.dead_letter.rules import require_whole
+from uno.event_bus.dead_letter.store.audit import LARGEST_PAGE, AuditEntry, AuditPage
 from uno.event_bus.dead_letter.store.registry import WorkerInfo
 from uno.event_bus.dead_letter.store.values import Answer
 from uno.event_bus.dead_letter.where import Where
@@ -35,6 +37,8 @@ __all__ = ["RemoteOperations"]
 SMALL_PAGE: Final = 500
 WHOLE_PAGE: Final = 50
 """Letters of one page; whole ones may be large, and a page has to come within ``operation_timeout``."""
+
+_ID: Final = re.compile(r"[0-9]+-[0-9]+-[0-9]+")
 
 
 class RemoteOperations:
@@ -54,17 +58,24 @@ class RemoteOperations:
         self, where: Where | Mapping[str, Any] | None = None, *, whole: bool = True
     ) -> AsyncGenerator[Letter]:
         """Yield the open letters that match, shard by shard, oldest capture first, page by page."""
+        cursor, most = "", WHOLE_PAGE if whole else SMALL_PAGE
+        while True:
+            letters, cursor = await self.page(where, cursor, most, whole=whole)
+            for letter in letters:
+                yield letter
+            if not cursor:
+                return
+
+    async def page(
+        self, where: Where | Mapping[str, Any] | None, cursor: str, most: int, *, whole: bool = True
+    ) -> tuple[list[Letter], str]:
+        """Return some of the open letters that match, and the cursor of the next page; as of `Operations.page`."""
         query: dict[str, str | int | list[str]] = {
             name: list(values) for name, values in Where.of(where).conditions().items()
         }
-        query |= {"limit": WHOLE_PAGE if whole else SMALL_PAGE, "whole": "true" if whole else "false"}
-        while True:
-            page = await self._client.ask("GET", "/letters", wire.LetterPage, query=query)
-            for record in page.letters:
-                yield letter_of(record)
-            if not page.cursor:
-                return
-            query["cursor"] = page.cursor
+        query |= {"limit": most, "whole": "true" if whole else "false", "cursor": cursor}
+        found = await self._client.ask("GET", "/letters", wire.LetterPage, query=query)
+        return [letter_of(record) for record in found.letters], found.cursor
 
     async def retry(self, letter_id: str, *, delay: float = 0.0) -> None:
         """Send a letter back to the workers. Raises as `Operations.retry`."""
@@ -116,13 +127,17 @@ class RemoteOperations:
         dry_run: bool,
         on_answers: OnAnswers | None,
     ) -> BulkReport:
+        letters = chosen(which)
         report = BulkReport(self._queue, dry_run=dry_run)
-        for letters in _requests(chosen(which)):
-            done = (await self._last(f"/letters/{verb}", "report", body(letters), on_answers=on_answers)).report
-            assert done is not None
-            for name in ("done", "changed", "leased", "not_found"):
-                setattr(report, name, getattr(report, name) + getattr(done, name))
-            report.answers |= {letter_id: Answer(answer) for letter_id, answer in done.answers.items()}
+
+        def hear(answered: Sequence[Answered]) -> Awaitable[None] | None:
+            report.count(answered)
+            if not isinstance(letters, Where):
+                report.answers.update((letter_id, answer) for letter_id, answer, _ in answered)
+            return None if on_answers is None else on_answers(answered)
+
+        for part in _requests(letters):
+            await self._last(f"/letters/{verb}", "report", body(part), on_answers=hear)
         return report
 
     async def _last(
@@ -140,7 +155,9 @@ class RemoteOperations:
                 if line.problem is not None:
                     raise error_of(line.problem)
                 if line.answers and on_answers is not None:
-                    on_answers([_answered(each) for each in line.answers])
+                    heard = on_answers([_answered(each) for each in line.answers])
+                    if heard is not None:
+                        await heard
                 if line.progress is not None and on_progress is not None:
                     on_progress(line.progress)
                 if getattr(line, field) is not None:
@@ -152,12 +169,15 @@ class RemoteOperations:
     async def stats(self) -> QueueStats:
         """Return counts and totals; the spool's are this machine's, added by the façade."""
         found = await self._client.ask("GET", "/stats", wire.Stats)
-        return QueueStats(**{**msgspec.structs.asdict(found), "spool": None})
+        fields: dict[str, Any] = msgspec.structs.asdict(found)
+        return QueueStats(**fields | {"spool": None})
 
     async def verify(self, *, on_progress: Callable[[float], None] | None = None) -> VerifyReport:
         """Check every invariant over the live queue."""
         found = (await self._last("/verify", "verified", on_progress=on_progress)).verified
         assert found is not None
+        if on_progress is not None:
+            on_progress(1.0)
         fields = msgspec.structs.asdict(found)
         del fields["clean"]
         fields["violations"] = [Violation(**msgspec.structs.asdict(each)) for each in found.violations]
@@ -172,6 +192,12 @@ class RemoteOperations:
         """Give the queue more shards; return how many it has then."""
         return (await self._client.ask("POST", "/shards", wire.QueueInfo, wire.Reshard(shards))).shards
 
+    async def audit_page(self, cursor: str = "", *, limit: int = 100) -> AuditPage:
+        """Return entries of the audit stream, the newest first; as of `Operations.audit_page`."""
+        most = require_whole("limit", limit, "entries", 1, LARGEST_PAGE)
+        found = await self._client.ask("GET", "/audit", wire.AuditPage, query={"limit": most, "cursor": cursor})
+        return AuditPage(found.cursor, [AuditEntry(**msgspec.structs.asdict(record)) for record in found.records])
+
     async def health(self) -> list[Finding]:
         """Return what the service found of the queue."""
         found = await self._client.ask("GET", "/health", wire.Health)
@@ -180,15 +206,16 @@ class RemoteOperations:
 
 def _path(letter_id: str) -> str:
     """Return the path of a letter. Raises `LetterNotFound` for what can be no letter's id."""
-    if not 0 < len(letter_id) <= LONGEST_ID:
+    if len(letter_id) > LONGEST_ID or not _ID.fullmatch(letter_id):
         raise LetterNotFound(letter_id)
-    return f"/letters/{quote(letter_id, safe='')}"
+    return f"/letters/{letter_id}"
 
 
 def _requests(letters: Where | Sequence[str]) -> list[dict[str, Any]]:
     """Return what each request says of which letters are meant."""
     if isinstance(letters, Where):
-        return [{"where": wire.Filter(**{name: list(values) for name, values in letters.conditions().items()})}]
+        conditions: dict[str, Any] = {name: list(values) for name, values in letters.conditions().items()}
+        return [{"where": wire.Filter(**conditions)}]
     return [{"ids": letters[at : at + wire.MOST_IDS]} for at in range(0, len(letters), wire.MOST_IDS)]
 
 

@@ -71,5 +71,5 @@ def error_of(problem: Problem) -> DeadLetterError:
 def _restored(kind: type[DeadLetterError], message: str, facts: dict[str, Any]) -> DeadLetterError:
     """Make it by message and facts, as a copy is made: the constructors take facts, and build the message."""
     error = kind.__new__(kind, message)
-    error.__dict__.update(facts)
+    error.__dict__.update({name: tuple(fact) if isinstance(fact, list) else fact for name, fact in facts.items()})
     return error

@@ -1,43 +1,27 @@
-"""Letters as records that go over the wire, and back."""
+"""Letters as records of JSON, and back."""
 
 from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, UnsetType
 
-from uno.event_bus.dead_letter import history
-from uno.event_bus.dead_letter.letter import Counters, Letter, LetterState
+from uno.event_bus.dead_letter.codec import is_json
+from uno.event_bus.dead_letter.history import Attempt as KeptAttempt
+from uno.event_bus.dead_letter.history import History
+from uno.event_bus.dead_letter.letter import FIELDS, Counters, Letter, LetterState
 from uno.event_bus.dead_letter.remote.wire import Attempt, LetterRecord
 
 __all__ = ["letter_of", "record_of"]
 
-TEXTS: Final = (
-    "event_id",
-    "type",
-    "subscription",
-    "reason",
-    "error_type",
-    "error",
-    "fingerprint",
-    "ordering_key",
-    "dedupe_key",
-    "content_type",
-    "encoding",
-    "traceback",
-)
-"""Fields of the wire format that a record has too; text that is not UTF-8 has replacement characters."""
+LONGEST_RAW: Final = 1_048_576
+"""Bytes of a payload that is looked at for whether it is JSON on one line."""
 
-NUMBERS: Final = {
-    "version": "v",
-    "failed_at_ms": "failed_at",
-    "not_before_ms": "not_before",
-    "caller_attempts": "attempts",
-}
-"""Field of a record → field of the wire format."""
+MARGIN: Final = 64
+"""Levels of nesting that must be left to a reader, who finds the payload inside of a page."""
 
 
 def record_of(letter: Letter, *, whole: bool) -> LetterRecord:
-    """Return all that is known of a letter; payload, traceback, headers and history only if it is whole."""
+    """Return the record of a letter; without `whole` no payload, traceback, headers and history."""
     counters = letter.counters
     record = LetterRecord(
         id=letter.id,
@@ -71,47 +55,57 @@ def record_of(letter: Letter, *, whole: bool) -> LetterRecord:
     if whole:
         record.traceback = letter.traceback
         record.headers = letter.headers
-        record.history = [Attempt(*msgspec.structs.astuple(each)) for each in letter.history.attempts]
-        _give_payload(record, letter)
+        record.history = [
+            Attempt(a.started_ms, a.worker, a.duration_s, a.error_type, a.message) for a in letter.history.attempts
+        ]
+        if letter.has_payload:
+            record.payload = _raw(letter)
+            if record.payload is UNSET:
+                record.payload_base64 = letter.payload
     return record
 
 
-def _give_payload(record: LetterRecord, letter: Letter) -> None:
-    """Give a record the payload: as it stands where a reader of JSON, and of JSON lines, brings back its very bytes."""
-    if not letter.has_payload:
-        return
-    if letter.is_plain_json and not letter.is_encoded and _is_one_line_of_json(letter.payload):
-        record.payload = Raw(letter.payload)
-    else:
-        record.payload_base64 = letter.payload
-
-
-def _is_one_line_of_json(payload: bytes) -> bool:
-    if b"\n" in payload or b"\r" in payload or payload.strip() != payload:
-        return False
+def _raw(letter: Letter) -> Raw | UnsetType:
+    """Return the payload as it stands, if a reader of JSON gets it back byte for byte; else UNSET."""
+    payload = letter.payload
+    if letter.is_encoded or not is_json(letter.content_type) or len(payload) > LONGEST_RAW:
+        return UNSET
+    if not payload or payload != payload.strip(b" \t\r\n") or b"\n" in payload or b"\r" in payload:
+        return UNSET
     try:
         payload.decode()
-        msgspec.json.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return False
-    return True
+        msgspec.json.decode(payload, type=Raw)
+        msgspec.json.decode(b"[" * MARGIN + payload + b"]" * MARGIN, type=Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return UNSET
+    return Raw(payload)
+
+
+_STATES: Final = {state.value: state for state in LetterState}
 
 
 def letter_of(record: LetterRecord) -> Letter:
-    """Return the letter that a record tells of."""
-    fields: dict[bytes, bytes] = {name.encode(): value.encode() for name in TEXTS if (value := getattr(record, name))}
-    for name, field in NUMBERS.items():
-        if number := getattr(record, name):
-            fields[field.encode()] = b"%d" % number
-    if record.headers:
-        fields[b"headers"] = msgspec.json.encode(record.headers)
-    payload = record.payload_base64 if record.payload is UNSET else bytes(record.payload)
-    if payload is not UNSET:
-        fields[b"payload"] = payload
-    attempts = [history.Attempt(*msgspec.structs.astuple(each)) for each in record.history]
-    known: dict[str, Any] = {
-        "state": LetterState(record.state),
-        "counters": Counters(
+    """Return the letter of a record: what can be seen of it, but for texts that are no UTF-8, is as it was.
+
+    A state that this version does not know is shown as held: nothing acts on what a record says.
+    """
+    texts: dict[str, Any] = {
+        "v": str(record.version) if record.version else "",
+        "failed_at": str(record.failed_at_ms) if record.failed_at_ms else "",
+        "attempts": str(record.caller_attempts),
+        "not_before": str(record.not_before_ms) if record.not_before_ms else "",
+        "headers": msgspec.json.encode(record.headers).decode() if record.headers else "",
+        "payload": _payload(record),
+    }
+    values: list[bytes | None] = []
+    for name in FIELDS:
+        value = texts[name] if name in texts else getattr(record, name)
+        values.append(value.encode() if isinstance(value, str) else value)
+    return Letter(
+        record.id,
+        values,
+        state=_STATES.get(record.state, LetterState.HELD),
+        counters=Counters(
             record.failures,
             record.crashes,
             record.releases,
@@ -120,8 +114,20 @@ def letter_of(record: LetterRecord) -> Letter:
             record.crashes_at_redrive,
             record.settled_reason,
         ),
-        "packed_history": history.History(attempts).pack() if attempts else b"",
-        "since_ms": record.since_ms,
-        "due_ms": record.due_ms,
-    }
-    return Letter.from_fields(record.id, fields, **known)
+        packed_history=_packed(record.history),
+        since_ms=record.since_ms,
+        due_ms=record.due_ms,
+    )
+
+
+def _payload(record: LetterRecord) -> bytes | None:
+    if not isinstance(record.payload_base64, UnsetType):
+        return record.payload_base64
+    return None if isinstance(record.payload, UnsetType) else bytes(record.payload)
+
+
+def _packed(attempts: list[Attempt]) -> bytes:
+    if not attempts:
+        return b""
+    kept = [KeptAttempt(a.started_ms, a.worker, a.duration_s, a.error_type, a.message) for a in attempts]
+    return History(kept).pack()

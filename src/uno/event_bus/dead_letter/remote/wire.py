@@ -4,7 +4,7 @@ The service's description (OpenAPI) is made of these, and the remote queue speak
 carry their units. Fields are only added, each with a default; readers pass over what they do not know.
 """
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
@@ -15,9 +15,12 @@ __all__ = [
     "PAGE",
     "PREFIX",
     "PROBLEM",
+    "QUEUE_HEADER",
+    "REQUEST_HEADER",
     "Answers",
     "Attempt",
     "AuditPage",
+    "AuditQuery",
     "AuditRecord",
     "Batch",
     "BulkResult",
@@ -32,6 +35,7 @@ __all__ = [
     "Keys",
     "Known",
     "LetterPage",
+    "LetterQuery",
     "LetterRecord",
     "OneAnswer",
     "Park",
@@ -244,16 +248,30 @@ class LetterPage(Struct, omit_defaults=True):
 type Values = Annotated[list[Annotated[str, Meta(max_length=4096)]], Meta(min_length=1, max_length=100)]
 
 
+type State = Literal["waiting", "leased", "scheduled", "suspect", "held", "parked"]
+
+
 class Filter(Struct, omit_defaults=True, forbid_unknown_fields=True):
     """Letters whose fields have one of the values; different fields must all match, none matches every letter."""
 
-    state: Values | UnsetType = UNSET
+    state: Annotated[list[State], Meta(min_length=1, max_length=6)] | UnsetType = UNSET
     type: Values | UnsetType = UNSET
     subscription: Values | UnsetType = UNSET
     reason: Values | UnsetType = UNSET
     error_type: Values | UnsetType = UNSET
     fingerprint: Values | UnsetType = UNSET
     event_id: Values | UnsetType = UNSET
+
+
+class LetterQuery(Filter, omit_defaults=True):
+    """Parameters of the list of letters. Those of the filter may be given several times: any of the values matches."""
+
+    limit: Annotated[int, Meta(ge=1, le=PAGE)] = 100
+    """Letters of a page at most."""
+    cursor: Annotated[str, Meta(pattern="^([0-9]{1,4}:(-|[0-9]{1,20}-[0-9]{1,20}))?$")] = ""
+    """Of the page before; empty: the first page."""
+    whole: bool = False
+    """With payload, traceback, headers and history."""
 
 
 # --- verbs -----------------------------------------------------------------------------------------------
@@ -328,7 +346,8 @@ class OneAnswer(Struct, omit_defaults=True):
 
 class Answers(Struct, omit_defaults=True):
     """A line of a reply in NDJSON to a verb on many letters, or to `verify`: each has one of these fields, and the
-    last one `report`, `verified` or `problem`. A reply that ends without is cut off.
+    last one `report`, `verified` or `problem`. A reply that ends without is cut off. A stream of letters that cannot be
+    brought to its end has such a last line, too, with `problem`. Readers pass over empty lines.
     """
 
     answers: list[OneAnswer] = []
@@ -386,7 +405,7 @@ class Stats(Struct):
 
 
 class Violation(Struct):
-    """An invariant that a letter breaks: see `operations.Violation`."""
+    """An invariant that a letter breaks: see `books.Violation`."""
 
     kind: str
     letter_id: str
@@ -447,22 +466,40 @@ class Reshard(Struct):
 
 
 class AuditRecord(Struct, kw_only=True, omit_defaults=True):
-    """What somebody did, or was about to do: see `store.audit`."""
+    """What somebody did, or was about to do: the fields of `store.audit.AuditEntry`."""
 
     id: str
     """``<ms>-<seq>``, by the server's clock."""
+    call: str = ""
+    """Of one call of a verb: what its intent and its outcome share."""
     phase: str
     """``intent``, before anything is done, or ``outcome``."""
     request_id: str
     who: str
     verb: str
     which: str = ""
-    """Ids or a filter, as JSON; at most 4 KiB."""
-    count: int = 0
-    """Letters named by id, or of an outcome: done."""
+    """JSON, at most 4 KiB: ``{"ids": […]}``, ``{"where": {…}}`` or ``{"shards": …}``; ``"left_out"``: how many more."""
+    count: int | None = None
+    """Letters that were named by id; None where a filter names them."""
     why: str = ""
+    delay_ms: int = 0
+    """Of a retry: due so much later."""
     outcome: str = ""
-    """``done``, or the code of the error that ended it; and what became of the letters."""
+    """``done``, ``cancelled``, or the code of the error that ended it; empty for an intent."""
+    done: int = 0
+    changed: int = 0
+    leased: int = 0
+    not_found: int = 0
+    """What became of the letters, as of `BulkResult`."""
+
+
+class AuditQuery(Struct, omit_defaults=True):
+    """Parameters of the audit stream."""
+
+    limit: Annotated[int, Meta(ge=1, le=PAGE)] = 100
+    """Records of a page at most."""
+    cursor: Annotated[str, Meta(max_length=64)] = ""
+    """Of the page before; empty: the newest records."""
 
 
 class AuditPage(Struct, omit_defaults=True):

@@ -12,6 +12,7 @@ import anyio
 from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.errors import LayoutMismatch, StoreUnavailable
 from uno.event_bus.dead_letter.letter import NewLetter
+from uno.event_bus.dead_letter.store.audit import Audit
 from uno.event_bus.dead_letter.store.captures import Captures, Result
 from uno.event_bus.dead_letter.store.connect import Seeds
 from uno.event_bus.dead_letter.store.durability import Durability
@@ -44,7 +45,9 @@ class Store:
         shards = config.shards or DEFAULT_SHARDS
         self.layout = Layout(FORMAT, shards, shards, int(config.lease_seconds * 1000), 1)
         self._config = config
+        self._seeds = seeds
         self.registry = Registry(self.topology, config.queue)
+        self.audit = Audit(self.topology, config.queue, config.audit_length)
         self._record = LayoutRecord(self.topology, config.queue, replace(self.layout))
         self._following = anyio.Lock()
         self._captures = Captures(self.shards, self.layout, self.topology, config)
@@ -79,6 +82,7 @@ class Store:
                 self._tries += 1
 
     async def _open(self, *, make: bool) -> None:
+        self._seeds.check()
         await self.topology.open()
         facts = await check_servers(self.topology.primaries, strict=self._config.strict)
         if facts.is_cluster and not self.topology.is_cluster:  # the user has named one node of it
