@@ -315,8 +315,6 @@ async def a_lease_that_ran_out(scene: Scene) -> AsyncGenerator[None]:
 @trouble("the service")
 async def the_service(scene: Scene) -> AsyncGenerator[None]:
     """A process of it, which lets twenty requests a second in; each request of the page is sent to it."""
-    if scene.cli("service", "--help").status:
-        pytest.skip("this version has no service")
     with Server(scene.server.name) as scene.server, tempfile.TemporaryDirectory() as folder:
         tokens = {role: _token(scene, role, f"{folder}/tokens") for role in ("capture", "read")}
         process = scene.cli.spawn(
