@@ -2,8 +2,8 @@
 
 A block is fenced as ``console``, and its name stands behind that word. In it ``$ …`` is a command, ``# …`` names
 something else that says a text (a log, an error), and the lines below are what it said, shortened: lines may be left
-out, and ``…`` stands for anything. Ids, durations, names of workers, white space and numbers other than 0 may differ
-from run to run. In a command the id of a letter stands for that of the first one that there is.
+out, and ``…`` stands for anything. Ids, durations, names of workers, white space, and numbers that are neither 0 nor a
+status may differ from run to run. In a command the id of a letter stands for that of the first one that there is.
 """
 
 import re
@@ -24,7 +24,7 @@ _WORKER = re.compile(r"[\w.-]+-\d+-[0-9a-f]{8}\b")
 _HEX = re.compile(r"\b[0-9a-f]{16,32}\b")
 _ID = re.compile(r"\b\d+-\d{13}-\d+\b")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[T ][\d:.]+Z?|\b[\d.]+ ?(?:s|m|h|ms)\b")
-_NUMBER = re.compile(r"\d[\d,.]*(?<=\d)")
+_NUMBER = re.compile(r"(status\W+)?(\d[\d,.]*(?<=\d))")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _plain(line: str, address: str) -> str:
     line = line.replace(address, SOCKET)
     for pattern, word in ((_WORKER, "worker"), (_HEX, "hex"), (_ID, "id"), (_TIME, "time")):
         line = pattern.sub(word, line)
-    return " ".join(_NUMBER.sub(lambda number: "0" if number[0] == "0" else "1", line).split())
+    return " ".join(_NUMBER.sub(lambda found: found[0] if found[1] or found[2] == "0" else "1", line).split())
 
 
 @dataclass(frozen=True)
