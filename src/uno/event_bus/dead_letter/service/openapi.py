@@ -10,6 +10,7 @@ import msgspec
 import msgspec.structs
 
 from uno.event_bus.dead_letter.remote.wire import NDJSON, PREFIX, PROBLEM, QUEUE_HEADER, Problem
+from uno.event_bus.dead_letter.service.caller import ANY_ROLE
 from uno.event_bus.dead_letter.service.field_notes import notes_of
 from uno.event_bus.dead_letter.service.operation import NoQuery, Operation
 from uno.event_bus.dead_letter.service.reply import JSON
@@ -148,7 +149,9 @@ def _structs_in(kind: Any) -> Iterator[type[msgspec.Struct]]:
 
 
 def _operation(one: Operation, schema_of: Mapping[str, Any], components: Mapping[str, Any]) -> dict[str, Any]:
-    role = f"Needs the role `{one.role}`." if one.role else "Needs no token."
+    role = "Needs no token."
+    if one.role:
+        role = "Needs a token of `any` role." if one.role == ANY_ROLE else f"Needs the role `{one.role}`."
     told: dict[str, Any] = {
         "operationId": _id_of(one),
         "tags": [_tag(one)],
