@@ -225,6 +225,9 @@ class NotReplicated(DeadLetterError):
 class StoreUnavailable(DeadLetterError):
     """Raised when Redis did not answer in time, or answered that it cannot serve now; worth another try.
 
+    So is a TLS handshake that failed, whatever the reason; and once a queue is open, a user or a password that Redis
+    refuses, and a file of theirs that cannot be read: it may be rotated just now.
+
     ``certain`` is True when the command was certainly not executed: then any repeat is safe. Otherwise it may
     have been: repeating a capture is safe only if the first call named an event id (or ``dedupe_key``) and the
     repeat names the same within ``dedupe_window``; an id that the engine made up is new in each call.

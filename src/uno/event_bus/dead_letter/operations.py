@@ -214,20 +214,20 @@ class Operations:
 
     async def park(self, letter_id: str, why: str) -> None:
         """Stop the retries of a letter. Raises `LetterNotFound`; `LetterStateConflict` when leased or parked."""
-        await self._operate(parking(why), letter_id, why)
+        await self._operate(parking(why), letter_id)
 
     async def discard(self, letter_id: str, why: str) -> None:
         """Remove a letter for good, also one that a worker has. Raises `LetterNotFound`."""
-        await self._operate(discarding(why), letter_id, why)
+        await self._operate(discarding(why), letter_id)
         logger.info(
             "letter %s is discarded: %r", letter_id, why, extra={"queue": self._store.queue, "letter_id": letter_id}
         )
 
-    async def _operate(self, verb: OperatorVerb, letter_id: str, why: str = "") -> None:
+    async def _operate(self, verb: OperatorVerb, letter_id: str) -> None:
         await self._store.open()
         answered: list[Answered] = []
         bulk = Bulk(self._store, verb, on_answers=answered.extend)
-        async with recorded(self._store.audit, by_ids(verb.name, [letter_id], why), bulk.report):
+        async with recorded(self._store.audit, by_ids(verb, [letter_id]), bulk.report):
             await bulk.on([letter_id])
             for _, _, error in answered:
                 if error is not None:
@@ -242,8 +242,7 @@ class Operations:
         that a worker has, is an answer. Any other error ends the work where it is; to repeat the call is safe. With
         `dry_run` the answers are those that would be given, and nothing is changed.
         """
-        how = f"due after {delay:g} s"
-        return await self._operate_on_many(retrying(delay), which, "", how, dry_run=dry_run, on_answers=on_answers)
+        return await self._operate_on_many(retrying(delay), which, f"due after {delay:g} s", dry_run, on_answers)
 
     async def discard_many(
         self, which: Which, why: str, *, dry_run: bool = False, on_answers: OnAnswers | None = None
@@ -252,11 +251,10 @@ class Operations:
 
         A filter without any field matches every letter of the queue.
         """
-        verb = discarding(why)
-        return await self._operate_on_many(verb, which, why, repr(why), dry_run=dry_run, on_answers=on_answers)
+        return await self._operate_on_many(discarding(why), which, repr(why), dry_run, on_answers)
 
     async def _operate_on_many(
-        self, verb: OperatorVerb, which: Which, why: str, how: str, *, dry_run: bool, on_answers: OnAnswers | None
+        self, verb: OperatorVerb, which: Which, how: str, dry_run: bool, on_answers: OnAnswers | None
     ) -> BulkReport:
         letters = chosen(which)
         await self._store.open()
@@ -265,9 +263,9 @@ class Operations:
             await bulk.on(letters)
             return bulk.report
         if isinstance(letters, Where):
-            deed, what = matching(verb.name, letters, why), f"{verb.name} {letters}"
+            deed, what = matching(verb, letters), f"{verb.name} {letters}"
         else:
-            deed, what = by_ids(verb.name, letters, why), f"{verb.name} {len(letters)} letters by id"
+            deed, what = by_ids(verb, letters), f"{verb.name} {len(letters)} letters by id"
         async with recorded(self._store.audit, deed, bulk.report):
             fields = {"queue": self._store.queue}
             logger.info("queue %s: %s begins, %s", self._store.queue, what, how, extra=fields)

@@ -11,7 +11,7 @@ from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.errors import ConfigError, StoreUnavailable
 from uno.event_bus.dead_letter.rules import require_service_url
 from uno.event_bus.dead_letter.spool.spool import Spool
-from uno.event_bus.dead_letter.store.connect import Client, seeds_of
+from uno.event_bus.dead_letter.store.connect import Access, Client, seeds_of
 from uno.event_bus.dead_letter.store.embedded import EmbeddedServer
 from uno.event_bus.dead_letter.store.store import Store
 
@@ -34,14 +34,16 @@ class Storage:
         self._config = config
         self.service: str | None = None
         """URL of the service in front of it; None: none."""
+        self._access = Access.of(config)
         self._server: EmbeddedServer | None = None
         if isinstance(source, str) and source.startswith(("http://", "https://")):
             self.service = require_service_url(source)
             _remote_store()  # said now, not at the first failure
         elif isinstance(source, str) and source.startswith("embedded:"):
+            self._access.refuse_for("embedded:")
             self._server = EmbeddedServer.from_url(source)
         else:
-            seeds_of(source)  # a wrong URL or client is told now, not at the first failure
+            seeds_of(source, self._access)  # a wrong URL or client is told now, not at the first failure
         self._receivers: dict[asyncio.AbstractEventLoop, Store | RemoteStore] = {}
         self._spools: dict[asyncio.AbstractEventLoop, Spool] = {}
 
@@ -63,7 +65,7 @@ class Storage:
         if self.service is not None:
             return _remote_store()(self.service, self._config)
         source = self._source if self._server is None else self._server.url
-        return Store(seeds_of(source), self._config, client_name=f"uno-dlq-{self._config.queue}")
+        return Store(seeds_of(source, self._access), self._config, client_name=f"uno-dlq-{self._config.queue}")
 
     async def store(self, verb: str) -> Store:
         """Return the store, open. Raises as `require_redis`."""

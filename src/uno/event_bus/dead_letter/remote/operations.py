@@ -169,7 +169,8 @@ class RemoteOperations:
     async def stats(self) -> QueueStats:
         """Return counts and totals; the spool's are this machine's, added by the façade."""
         found = await self._client.ask("GET", "/stats", wire.Stats)
-        return QueueStats(**{**msgspec.structs.asdict(found), "spool": None})
+        fields: dict[str, Any] = msgspec.structs.asdict(found)
+        return QueueStats(**fields | {"spool": None})
 
     async def verify(self, *, on_progress: Callable[[float], None] | None = None) -> VerifyReport:
         """Check every invariant over the live queue."""

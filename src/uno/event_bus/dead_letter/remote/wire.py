@@ -482,6 +482,8 @@ class AuditRecord(Struct, kw_only=True, omit_defaults=True):
     count: int | None = None
     """Letters that were named by id; None where a filter names them."""
     why: str = ""
+    delay_ms: int = 0
+    """Of a retry: due so much later."""
     outcome: str = ""
     """``done``, ``cancelled``, or the code of the error that ended it; empty for an intent."""
     done: int = 0

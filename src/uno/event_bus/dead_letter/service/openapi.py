@@ -1,7 +1,7 @@
 """The service's description: OpenAPI 3.1, made of the operations and the structs of their bodies."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from importlib import metadata
 from typing import Any, Final, get_args
@@ -86,7 +86,7 @@ def description(operations: Iterable[Operation]) -> bytes:
         "openapi": "3.1.0",
         "info": {"title": "uno dead-letter queue", "version": _version(), "description": WHAT, "license": _LICENSE},
         "servers": [{"url": "/"}],
-        "security": [{"token": []}],
+        "security": [{"token": list[str]()}],
         "tags": [{"name": name} for name in dict.fromkeys(map(_tag, operations))],
         "paths": paths,
         "components": {
@@ -169,7 +169,7 @@ def _operation(one: Operation, schema_of: Mapping[str, Any], components: Mapping
         content = {kind: {"schema": _schema(body, schema_of)} for kind, body in one.bodies.items()}
         told["requestBody"] = {"required": True, "content": content}
     if one.role is None:
-        told["security"] = []
+        told["security"] = list[str]()
     return told
 
 
@@ -240,6 +240,6 @@ def _plain(schema: Any) -> Any:
     if isinstance(schema, Mapping):
         said = {"pattern": BASE64} if schema.get("contentEncoding") == "base64" else {}
         return {name: _plain(value) for name, value in schema.items()} | said
-    if isinstance(schema, list | tuple):
+    if isinstance(schema, Sequence) and not isinstance(schema, str):
         return [_plain(value) for value in schema]
     return schema
