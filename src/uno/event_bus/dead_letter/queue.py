@@ -11,6 +11,7 @@ import anyio
 from opentelemetry import context as contexts
 from opentelemetry.trace import TracerProvider
 
+from uno.event_bus.dead_letter.books import QueueStats, VerifyReport
 from uno.event_bus.dead_letter.bulk import BulkReport, OnAnswers, Which
 from uno.event_bus.dead_letter.capture import ARGUMENTS, Capturer, check_metadata
 from uno.event_bus.dead_letter.codec import type_name
@@ -19,7 +20,7 @@ from uno.event_bus.dead_letter.doctor import Finding, examine_spool
 from uno.event_bus.dead_letter.errors import ConfigError, DeadLetterError
 from uno.event_bus.dead_letter.handlers import Handler, Handlers
 from uno.event_bus.dead_letter.letter import Letter, NewLetter
-from uno.event_bus.dead_letter.operations import Operations, QueueStats, VerifyReport
+from uno.event_bus.dead_letter.operations import Operations
 from uno.event_bus.dead_letter.replay import Replay, ReplayReport
 from uno.event_bus.dead_letter.retry import PolicyLike, RetryPolicy, as_policy, from_config
 from uno.event_bus.dead_letter.rules import require_whole

@@ -405,7 +405,7 @@ class Stats(Struct):
 
 
 class Violation(Struct):
-    """An invariant that a letter breaks: see `operations.Violation`."""
+    """An invariant that a letter breaks: see `books.Violation`."""
 
     kind: str
     letter_id: str

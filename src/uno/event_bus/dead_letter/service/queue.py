@@ -6,7 +6,7 @@ from http import HTTPStatus
 import msgspec
 from starlette.responses import Response
 
-from uno.event_bus.dead_letter.operations import QueueStats, VerifyReport
+from uno.event_bus.dead_letter.books import QueueStats, VerifyReport
 from uno.event_bus.dead_letter.remote.wire import (
     Answers,
     Finding,
