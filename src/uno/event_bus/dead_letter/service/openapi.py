@@ -23,9 +23,10 @@ WHAT: Final = """\
 A dead-letter queue: events that failed come in, wait, are tried again, and are looked at and acted on.
 
 Where tokens are asked for, a request names its bearer: `Authorization: Bearer uno_…`. Every problem is
-`application/problem+json`; its `code` is stable. Payloads are given in one of two ways: `payload`, any JSON, kept as it
-stands, or `payload_base64`, any bytes. Durations are ms, moments Unix time in ms. Fields are only added: pass over those
-that you do not know."""
+`application/problem+json`; its `code` is stable.
+
+Payloads are given in one of two ways: `payload`, any JSON, kept as it stands, or `payload_base64`, any bytes. Durations
+are ms, moments Unix time in ms. Fields are only added: pass over those that you do not know."""
 
 MEANS: Final[Mapping[HTTPStatus, str]] = {
     HTTPStatus.BAD_REQUEST: "The request is malformed, or its query, a filter or a setting is wrong",
