@@ -225,6 +225,8 @@ class NotReplicated(DeadLetterError):
 class StoreUnavailable(DeadLetterError):
     """Raised when Redis did not answer in time, or answered that it cannot serve now; worth another try.
 
+    Of a remote queue: when the service did not, or says that Redis has not.
+
     So is a TLS handshake that failed, whatever the reason; and once a queue is open, a user or a password that Redis
     refuses, and a file of theirs that cannot be read: it may be rotated just now.
 
@@ -238,7 +240,9 @@ class StoreUnavailable(DeadLetterError):
     def __init__(self, why: str, *, certain: bool = False) -> None:
         self.why = why
         self.certain = certain
-        super().__init__(f"Redis is unavailable ({why}): {'nothing was written' if certain else 'outcome unknown'}")
+        # The reason begins with a service's URL where it is that who did not answer.
+        who = "the service" if why.startswith(("http://", "https://")) else "Redis"
+        super().__init__(f"{who} is unavailable ({why}): {'nothing was written' if certain else 'outcome unknown'}")
 
     def unsure(self) -> "StoreUnavailable":
         """Return the same error of a call of which an earlier try may have run."""

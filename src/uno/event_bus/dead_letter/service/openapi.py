@@ -10,6 +10,7 @@ import msgspec
 import msgspec.structs
 
 from uno.event_bus.dead_letter.remote.wire import NDJSON, PREFIX, PROBLEM, QUEUE_HEADER, Problem
+from uno.event_bus.dead_letter.service.caller import ANY_ROLE
 from uno.event_bus.dead_letter.service.field_notes import notes_of
 from uno.event_bus.dead_letter.service.operation import NoQuery, Operation
 from uno.event_bus.dead_letter.service.reply import JSON
@@ -21,9 +22,11 @@ REF: Final = "#/components/schemas/{name}"
 WHAT: Final = """\
 A dead-letter queue: events that failed come in, wait, are tried again, and are looked at and acted on.
 
-Every problem is `application/problem+json`; its `code` is stable. Payloads are given in one of two ways: `payload`, any
-JSON, kept as it stands, or `payload_base64`, any bytes. Durations are ms, moments Unix time in ms. Fields are only
-added: pass over those that you do not know."""
+Where tokens are asked for, a request names its bearer: `Authorization: Bearer uno_…`. Every problem is
+`application/problem+json`; its `code` is stable.
+
+Payloads are given in one of two ways: `payload`, any JSON, kept as it stands, or `payload_base64`, any bytes. Durations
+are ms, moments Unix time in ms. Fields are only added: pass over those that you do not know."""
 
 MEANS: Final[Mapping[HTTPStatus, str]] = {
     HTTPStatus.BAD_REQUEST: "The request is malformed, or its query, a filter or a setting is wrong",
@@ -148,7 +151,9 @@ def _structs_in(kind: Any) -> Iterator[type[msgspec.Struct]]:
 
 
 def _operation(one: Operation, schema_of: Mapping[str, Any], components: Mapping[str, Any]) -> dict[str, Any]:
-    role = f"Needs the role `{one.role}`." if one.role else "Needs no token."
+    role = "Needs no token."
+    if one.role:
+        role = "Needs a token of `any` role." if one.role == ANY_ROLE else f"Needs the role `{one.role}`."
     told: dict[str, Any] = {
         "operationId": _id_of(one),
         "tags": [_tag(one)],
