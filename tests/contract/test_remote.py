@@ -12,6 +12,7 @@ import anyio.to_thread
 import pytest
 
 from tests.integration.conftest import Queues
+from tests.support.places import Place
 from tests.support.proxy import Proxy
 from tests.support.running_service import service_of, tokens
 from tests.support.spools import all_sent, numbers
@@ -24,6 +25,9 @@ from uno.event_bus.dead_letter import (
     StoreUnavailable,
     blocking,
 )
+from uno.event_bus.dead_letter.service.app import make_app
+from uno.event_bus.dead_letter.service.server import Server
+from uno.event_bus.dead_letter.service.settings import ServiceSettings
 
 NEVER: Any = {"delay": 3600}
 
@@ -207,6 +211,37 @@ async def test_a_service_opens_into_its_spool(nobody: str, tmp_path: Path) -> No
     config = DeadLetterConfig(operation_timeout=0.2, spool_dir=str(tmp_path))
     async with DeadLetterQueue(nobody, config) as queue:
         assert await queue.add({}, event_id="e") == "spooled:e"
+
+
+async def test_what_the_end_of_a_service_cuts_off_may_have_been_done(queues: Queues, place: Place) -> None:
+    """It is said to be unavailable, so that a capture is repeated, or waits in the spool."""
+    reached, certain = anyio.Event(), list[bool]()
+    with Proxy(place.url) as proxy:
+        truth = queues(proxy.redis, shards=1, operation_timeout=10.0, dedupe_window=0)
+        routes = make_app(truth, stop=anyio.Event())
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            if scope.get("path") == "/v1/letters/batch":
+                reached.set()
+            await routes(scope, receive, send)
+
+        async def capture(queue: DeadLetterQueue) -> None:
+            with pytest.raises(StoreUnavailable, match="may have been done") as unknown:
+                await queue.add({}, **NEVER)
+            certain.append(unknown.value.certain)
+
+        async with (
+            AsyncExitStack() as stack,
+            anyio.create_task_group() as group,
+            Server(app, ServiceSettings(port=0), grace_s=0.1) as server,
+        ):
+            config = DeadLetterConfig(operation_timeout=5.0)
+            queue = await stack.enter_async_context(DeadLetterQueue(server.url, config))
+            proxy.silence()
+            group.start_soon(capture, queue)
+            await reached.wait()
+        proxy.heal()
+    assert certain == [False]
 
 
 # -- tokens -----------------------------------------------------------------------------------------------
