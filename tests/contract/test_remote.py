@@ -238,6 +238,24 @@ async def test_a_token_is_read_again_when_it_is_refused(queues: Queues, tmp_path
                 await queue.reshard(4)
 
 
+async def test_each_role_is_enough_for_its_own_verbs(queues: Queues, tmp_path: Path) -> None:
+    """A remote queue asks for nothing that its caller need not be allowed: an operator's token cannot capture."""
+    truth = queues(shards=1)
+    letter_id = await truth.add({}, **NEVER)
+    of = tokens(tmp_path / "tokens", app=["capture"], eyes=["read"], hands=["operate"])
+    async with service_of(truth, tokens_file=str(tmp_path / "tokens")) as url, AsyncExitStack() as stack:
+        app, eyes, hands = [
+            await stack.enter_async_context(DeadLetterQueue(url, DeadLetterConfig(service_token=token)))
+            for token in of.values()
+        ]
+        assert (await eyes.stats()).open == 1
+        await hands.park(letter_id, "looked at")
+        await app.add({}, **NEVER)
+        for refused in (app.stats(), eyes.park(letter_id, "no"), hands.add({})):
+            with pytest.raises(PermissionDenied, match="nothing was done"):
+                await refused
+
+
 async def test_a_file_that_is_not_there_is_named(nobody: str) -> None:
     """With its variable, before anything is sent."""
     queue = DeadLetterQueue(nobody, DeadLetterConfig(service_token_file="/nowhere/token"))

@@ -2,7 +2,10 @@
 
 from typing import Final, NamedTuple
 
-__all__ = ["ADMIN", "ANYONE", "CAPTURE", "NOBODY", "OPERATE", "READ", "ROLES", "Caller"]
+__all__ = ["ADMIN", "ANY", "ANYONE", "CAPTURE", "NOBODY", "OPERATE", "READ", "ROLES", "Caller"]
+
+ANY: Final = "any"
+"""What every role includes, and no token is given by itself: what a client has to know before it does anything."""
 
 CAPTURE: Final = "capture"
 """Send events in, and ask whether they came in."""
@@ -18,7 +21,12 @@ ADMIN: Final = "admin"
 
 ROLES: Final = (CAPTURE, READ, OPERATE, ADMIN)
 
-_INCLUDED: Final = {CAPTURE: {CAPTURE}, READ: {READ}, OPERATE: {OPERATE, READ}, ADMIN: set(ROLES)}
+_INCLUDED: Final = {
+    CAPTURE: {ANY, CAPTURE},
+    READ: {ANY, READ},
+    OPERATE: {ANY, OPERATE, READ},
+    ADMIN: {ANY, *ROLES},
+}
 
 
 class Caller(NamedTuple):

@@ -10,6 +10,7 @@ import msgspec
 import msgspec.structs
 
 from uno.event_bus.dead_letter.remote.wire import NDJSON, PREFIX, PROBLEM, QUEUE_HEADER, Problem
+from uno.event_bus.dead_letter.service.caller import ANY
 from uno.event_bus.dead_letter.service.field_notes import notes_of
 from uno.event_bus.dead_letter.service.operation import NoQuery, Operation
 from uno.event_bus.dead_letter.service.reply import JSON
@@ -149,6 +150,8 @@ def _structs_in(kind: Any) -> Iterator[type[msgspec.Struct]]:
 
 def _operation(one: Operation, schema_of: Mapping[str, Any], components: Mapping[str, Any]) -> dict[str, Any]:
     role = f"Needs the role `{one.role}`." if one.role else "Needs no token."
+    if one.role == ANY:
+        role = "Needs a token, of `any` role."
     told: dict[str, Any] = {
         "operationId": _id_of(one),
         "tags": [_tag(one)],
