@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -20,10 +21,12 @@ from uno.event_bus.dead_letter import (
     ConfigError,
     DeadLetterConfig,
     DeadLetterQueue,
+    PartialCapture,
     PermissionDenied,
     StoreUnavailable,
     blocking,
 )
+from uno.event_bus.dead_letter.codec import Encoded
 
 NEVER: Any = {"delay": 3600}
 
@@ -176,6 +179,32 @@ async def test_nothing_is_done_where_nobody_listens(nobody: str) -> None:
         assert monotonic() - began < 2
 
 
+async def test_calls_that_find_nobody_wait_together(nobody: str) -> None:
+    """Not one after the other for its turn to ask."""
+    queue = DeadLetterQueue(nobody, DeadLetterConfig(operation_timeout=0.3))
+    begun = monotonic()
+
+    async def capture() -> None:
+        with pytest.raises(StoreUnavailable):
+            await queue.add({})
+
+    async with anyio.create_task_group() as group:
+        for _ in range(20):
+            group.start_soon(capture)
+    assert monotonic() - begun < 1.5
+    await queue.aclose()
+
+
+async def test_a_letter_that_the_service_refuses_costs_no_other(far: Far) -> None:
+    """Not those that came with it: the request is halved until it is alone."""
+    queue = await far.queue()
+    events = [Encoded("x" * 2000 if n == 5 else "Odd", "application/json", b"{}") for n in range(9)]
+    with pytest.raises(PartialCapture, match=r"position 5: the service refused the request .*1024") as caught:
+        await queue.add_many(events, **NEVER)
+    assert list(caught.value.errors) == [5]
+    assert await far.listed() == list(caught.value.ids.values())
+
+
 async def test_a_silent_network_is_given_up_in_time(far: Far) -> None:
     """A try takes `operation_timeout` at most, and all of them twice that."""
     queue = await far.queue(operation_timeout=0.3)
@@ -219,7 +248,8 @@ async def test_a_token_is_read_again_when_it_is_refused(queues: Queues, tmp_path
     mine.write_text(old + "\n")
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(service_of(truth, tokens_file=str(tmp_path / "tokens")))
-        async with DeadLetterQueue(url, DeadLetterConfig(service_token_file=str(mine))) as queue:
+        config = DeadLetterConfig(service_token_file=str(mine))
+        async with DeadLetterQueue(url, config) as queue, DeadLetterQueue(url, config) as checking:
             await queue.add({}, **NEVER)
             tokens(tmp_path / "tokens", known={"app": new}, app=["capture", "read"])
             mine.write_text(new + "\n")
@@ -233,7 +263,10 @@ async def test_a_token_is_read_again_when_it_is_refused(queues: Queues, tmp_path
                     return False
 
                 await eventually(is_refused)
-            await queue.add({}, **NEVER)
+            async with anyio.create_task_group() as group:  # each with the old one, and the first reads the new one
+                for _ in range(5):
+                    group.start_soon(partial(queue.add, {}, **NEVER))
+            assert (await checking.verify()).clean  # its answer comes in lines
             with pytest.raises(PermissionDenied, match="admin"):
                 await queue.reshard(4)
 
