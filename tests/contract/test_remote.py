@@ -27,6 +27,8 @@ from uno.event_bus.dead_letter import (
     blocking,
 )
 from uno.event_bus.dead_letter.codec import Encoded
+from uno.event_bus.dead_letter.letter import NewLetter
+from uno.event_bus.dead_letter.store.lookup import Kept
 
 NEVER: Any = {"delay": 3600}
 
@@ -229,6 +231,35 @@ async def test_captures_wait_on_disk_while_the_service_is_away(far: Far, tmp_pat
     await all_sent(queue)
     assert await numbers(far.truth) == [0, 1, 2, 3, 4, 5]
     assert [letter.event_id async for letter in far.truth.letters()][1:] == [f"e{n}" for n in range(1, 6)]
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_a_long_look_for_letters_of_a_spool_is_waited_for_and_ends_with_who_waits(
+    far: Far, monkeypatch: pytest.MonkeyPatch, leaves: bool
+) -> None:
+    """It walks over all that came in since: given up after ``operation_timeout``, it would keep a spool full for ever."""
+    began, ended = anyio.Event(), anyio.Event()
+
+    async def slow(*args: Any, **how: Any) -> set[int]:
+        began.set()
+        try:
+            await anyio.sleep(60 if leaves else 0.3)
+        finally:
+            ended.set()
+        return {0}
+
+    monkeypatch.setattr(far.truth, "known", slow)
+    queue = await far.queue(operation_timeout=0.1)
+    kept = [Kept(NewLetter("e", "", b""), 0, tried=True)]
+    with anyio.fail_after(5):
+        if not leaves:
+            assert await queue.known(kept, now_ms=0) == {0}
+            return
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(queue.known, kept, now_ms=0))
+            await began.wait()
+            group.cancel_scope.cancel()
+        await ended.wait()
 
 
 async def test_a_service_opens_into_its_spool(nobody: str, tmp_path: Path) -> None:

@@ -68,7 +68,6 @@ class ServiceClient:
             verify=_context(config.service_ca_file)
             if url.startswith("https://")
             else False,  # False: no context is made
-            timeout=httpx2.Timeout(self._timeout_s, connect=min(CONNECT_S, self._timeout_s)),
             limits=httpx2.Limits(max_connections=CONNECTIONS, keepalive_expiry=IDLE_S),
             trust_env=False,  # a proxy for the way out of the house is not for the way to this service
         )
@@ -88,23 +87,26 @@ class ServiceClient:
         *,
         query: Query | None = None,
         repeats: bool = True,
+        within_s: float | None = None,
     ) -> T:
         """Return the answer to a request.
 
         `repeats`: doing it twice is doing it once, so it may be sent again when it is not known whether it was done.
+        `within_s`: how long a try may take, where it is work that grows with the queue; None: ``operation_timeout``.
 
         Raises what the service says; `StoreUnavailable` when it does not answer, which is ``certain`` when nothing was
         done; `PermissionDenied` when it does not know the token, or the token's roles do not allow it.
         """
         content = None if body is None else msgspec.json.encode(body)
+        timeout_s = self._timeout_s if within_s is None else max(within_s, self._timeout_s)
         last_begin, pause = monotonic() + self._timeout_s, FIRST_PAUSE_S
         unsure = renewed = False
         while True:
             self._require_open(unsure=unsure)
             token = self._token
             try:
-                with anyio.fail_after(self._timeout_s):
-                    reply = await self._send(method, path, content, query)
+                with anyio.fail_after(timeout_s):
+                    reply = await self._send(method, path, content, query, timeout_s)
                 if reply.is_success:
                     return self._decoded(reply, out)
                 error, pause = self._refusal(reply), max(pause, _retry_after_s(reply))
@@ -112,7 +114,7 @@ class ServiceClient:
                     renewed = True
                     continue
             except (httpx2.HTTPError, TimeoutError) as failure:
-                error = self._unreachable(failure)
+                error = self._unreachable(failure, timeout_s)
             certain = not isinstance(error, StoreUnavailable) or error.certain
             unsure = unsure or not certain
             worth_it = isinstance(error, StoreUnavailable) and (certain or repeats)
@@ -139,7 +141,7 @@ class ServiceClient:
                     if line:
                         yield decode(line)
         except (httpx2.HTTPError, msgspec.MsgspecError) as failure:
-            raise self._unreachable(failure) from failure
+            raise self._unreachable(failure, SILENT_S) from failure
 
     async def _begun(self, method: str, path: str, content: bytes) -> httpx2.Response:
         """Return a reply in lines that are still to be read; the caller closes it."""
@@ -160,8 +162,12 @@ class ServiceClient:
         if self._client.is_closed:
             raise StoreUnavailable("the queue was closed during the call", certain=not unsure)
 
-    async def _send(self, method: str, path: str, content: bytes | None, query: Query | None) -> httpx2.Response:
-        return await self._client.request(method, path, content=content, params=query, headers=self._headers(content))
+    async def _send(
+        self, method: str, path: str, content: bytes | None, query: Query | None, timeout_s: float
+    ) -> httpx2.Response:
+        timeout = httpx2.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s))
+        headers = self._headers(content)
+        return await self._client.request(method, path, content=content, params=query, headers=headers, timeout=timeout)
 
     def _headers(self, content: bytes | None) -> dict[str, str]:
         headers: dict[str, str] = {}
@@ -192,9 +198,9 @@ class ServiceClient:
             return StoreUnavailable(f"{self.url}: {problem.detail}", certain=True)
         return error_of(problem)
 
-    def _unreachable(self, failure: Exception) -> StoreUnavailable:
+    def _unreachable(self, failure: Exception, timeout_s: float) -> StoreUnavailable:
         if isinstance(failure, TimeoutError):
-            return StoreUnavailable(f"{self.url} has not answered within {self._timeout_s:g} s")
+            return StoreUnavailable(f"{self.url} has not answered within {timeout_s:g} s")
         why = str(failure) or type(failure).__name__
         error = StoreUnavailable(f"{self.url}: {why}", certain=isinstance(failure, NOT_DONE))
         error.__cause__ = failure

@@ -25,6 +25,9 @@ BATCH: Final = 250
 BATCH_BYTES: Final = 4 * 1024 * 1024
 """Of one, beyond its first letter: bytes of what may be long in a letter."""
 
+LOOKUP_S: Final = 60.0
+"""How long the service may look for letters that are there: it walks over all that came in since, 100,000 a second."""
+
 
 class RemoteStore:
     """All of a queue that is behind a service. `open` before use; `close` at the end."""
@@ -139,7 +142,7 @@ class RemoteStore:
         found: set[int] = set()
         for at in range(0, len(kept), BATCH):
             keys = [_key(each) for each in kept[at : at + BATCH]]
-            answer = await self.client.ask("POST", "/letters/known", Known, Keys(keys, now_ms))
+            answer = await self.client.ask("POST", "/letters/known", Known, Keys(keys, now_ms), within_s=LOOKUP_S)
             found |= {at + position for position in answer.positions}
         return found
 
