@@ -237,7 +237,7 @@ async def test_captures_wait_on_disk_while_the_service_is_away(far: Far, tmp_pat
 async def test_a_long_look_for_letters_of_a_spool_is_waited_for_and_ends_with_who_waits(
     far: Far, monkeypatch: pytest.MonkeyPatch, leaves: bool
 ) -> None:
-    """It walks over all that came in since: given up after ``operation_timeout``, it would keep a spool full for ever."""
+    """It walks over all that came in since: given up after ``operation_timeout``, a spool would stay full for ever."""
     began, ended = anyio.Event(), anyio.Event()
 
     async def slow(*args: Any, **how: Any) -> set[int]:
