@@ -233,6 +233,20 @@ async def test_captures_wait_on_disk_while_the_service_is_away(far: Far, tmp_pat
     assert [letter.event_id async for letter in far.truth.letters()][1:] == [f"e{n}" for n in range(1, 6)]
 
 
+async def test_a_spool_counts_on_no_more_than_what_the_service_remembers(queues: Queues, tmp_path: Path) -> None:
+    """Where that is nothing, what may be there is looked for before it is sent again."""
+    truth = queues(shards=1, dedupe_window=0)
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(service_of(truth))
+        far = Far(truth, stack.enter_context(Proxy(url)), stack)
+        queue = await far.queue(spool_dir=str(tmp_path), dedupe_window=600)
+        await queue.open()
+        far.proxy.lose_replies("POST /v1/letters/batch", 1)
+        assert await queue.add({}, event_id="e", **NEVER) == "spooled:e"
+        await all_sent(queue)
+        assert len(await far.listed()) == 1
+
+
 @pytest.mark.parametrize("leaves", [False, True])
 async def test_a_long_look_for_letters_of_a_spool_is_waited_for_and_ends_with_who_waits(
     far: Far, monkeypatch: pytest.MonkeyPatch, leaves: bool

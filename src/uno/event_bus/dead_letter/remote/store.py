@@ -72,7 +72,7 @@ class RemoteStore:
         if self._config.spool_dir is not None and info.dedupe_window_s < self._config.dedupe_window:
             logger.warning(
                 "queue %s: the service remembers captures for %g s, DLQ_DEDUPE_WINDOW is %g s here: set the same, or "
-                "letters from the spool may be captured twice",
+                "letters of the spool that are settled meanwhile may be captured twice",
                 self.queue,
                 info.dedupe_window_s,
                 self._config.dedupe_window,
@@ -89,6 +89,12 @@ class RemoteStore:
     def homes(self) -> int:
         """Home shards, as far as this side can tell them apart."""
         return 1
+
+    @property
+    def window_s(self) -> float:
+        """How long the service remembers captures, as far as this side counts on it."""
+        theirs = 0.0 if self._info is None else self._info.dedupe_window_s
+        return min(theirs, self._config.dedupe_window)
 
     def home_of(self, new: NewLetter) -> int:
         """Return the home of a letter: where it really is, the service knows."""
@@ -118,7 +124,7 @@ class RemoteStore:
 
         Raises `StoreUnavailable`.
         """
-        repeats = self._info is not None and self._info.dedupe_window_s > 2 * self._config.operation_timeout
+        repeats = self.window_s > 2 * self._config.operation_timeout
         body = Batch(list(_events(letters)))
         try:
             answer = await self.client.ask("POST", "/letters/batch", Results, body, repeats=repeats)
