@@ -13,6 +13,7 @@ import anyio.to_thread
 import pytest
 
 from tests.integration.conftest import Queues
+from tests.support.places import Place
 from tests.support.proxy import Proxy
 from tests.support.running_service import service_of, tokens
 from tests.support.spools import all_sent, numbers
@@ -28,6 +29,9 @@ from uno.event_bus.dead_letter import (
 )
 from uno.event_bus.dead_letter.codec import Encoded
 from uno.event_bus.dead_letter.letter import NewLetter
+from uno.event_bus.dead_letter.service.app import make_app
+from uno.event_bus.dead_letter.service.server import Server
+from uno.event_bus.dead_letter.service.settings import ServiceSettings
 from uno.event_bus.dead_letter.store.lookup import Kept
 
 NEVER: Any = {"delay": 3600}
@@ -177,7 +181,7 @@ async def test_nothing_is_done_where_nobody_listens(nobody: str) -> None:
         began = monotonic()
         with pytest.raises(StoreUnavailable) as away:
             await queue.add({})
-        assert away.value.certain and nobody in str(away.value)
+        assert away.value.certain and str(away.value).startswith(f"the service is unavailable ({nobody}: ")
         assert monotonic() - began < 2
 
 
@@ -283,6 +287,37 @@ async def test_a_service_opens_into_its_spool(nobody: str, tmp_path: Path) -> No
         assert await queue.add({}, event_id="e") == "spooled:e"
 
 
+async def test_what_the_end_of_a_service_cuts_off_may_have_been_done(queues: Queues, place: Place) -> None:
+    """It is said to be unavailable, so that a capture is repeated, or waits in the spool."""
+    reached, certain = anyio.Event(), list[bool]()
+    with Proxy(place.url) as proxy:
+        truth = queues(proxy.redis, shards=1, operation_timeout=10.0, dedupe_window=0)
+        routes = make_app(truth, stop=anyio.Event())
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            if scope.get("path") == "/v1/letters/batch":
+                reached.set()
+            await routes(scope, receive, send)
+
+        async def capture(queue: DeadLetterQueue) -> None:
+            with pytest.raises(StoreUnavailable, match="may have been done") as unknown:
+                await queue.add({}, **NEVER)
+            certain.append(unknown.value.certain)
+
+        async with (
+            AsyncExitStack() as stack,
+            anyio.create_task_group() as group,
+            Server(app, ServiceSettings(port=0), grace_s=0.1) as server,
+        ):
+            config = DeadLetterConfig(operation_timeout=5.0)
+            queue = await stack.enter_async_context(DeadLetterQueue(server.url, config))
+            proxy.silence()
+            group.start_soon(capture, queue)
+            await reached.wait()
+        proxy.heal()
+    assert certain == [False]
+
+
 # -- tokens -----------------------------------------------------------------------------------------------
 
 
@@ -316,22 +351,21 @@ async def test_a_token_is_read_again_when_it_is_refused(queues: Queues, tmp_path
                 await queue.reshard(4)
 
 
-async def test_each_role_is_enough_for_its_own_verbs(queues: Queues, tmp_path: Path) -> None:
-    """A remote queue asks for nothing that its caller need not be allowed: an operator's token cannot capture."""
-    truth = queues(shards=1)
-    letter_id = await truth.add({}, **NEVER)
-    of = tokens(tmp_path / "tokens", app=["capture"], eyes=["read"], hands=["operate"])
-    async with service_of(truth, tokens_file=str(tmp_path / "tokens")) as url, AsyncExitStack() as stack:
-        app, eyes, hands = [
-            await stack.enter_async_context(DeadLetterQueue(url, DeadLetterConfig(service_token=token)))
-            for token in of.values()
+async def test_each_role_is_enough_for_its_verbs(queues: Queues, tmp_path: Path) -> None:
+    """A queue that may only capture opens, and so does one that may only look."""
+    made = tokens(tmp_path / "tokens", app=["capture"], watch=["read"], oncall=["operate"])
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(service_of(queues(shards=1), tokens_file=str(tmp_path / "tokens")))
+        app, watch, oncall = [
+            await stack.enter_async_context(DeadLetterQueue(url, DeadLetterConfig(service_token=made[name])))
+            for name in ("app", "watch", "oncall")
         ]
-        assert (await eyes.stats()).open == 1
-        await hands.park(letter_id, "looked at")
-        await app.add({}, **NEVER)
-        for refused in (app.stats(), eyes.park(letter_id, "no"), hands.add({})):
+        letter_id = await app.add({}, **NEVER)
+        assert (await watch.get(letter_id)).id == letter_id
+        await oncall.retry(letter_id)
+        for denied in (app.get(letter_id), watch.retry(letter_id), oncall.add({}, **NEVER)):
             with pytest.raises(PermissionDenied, match="nothing was done"):
-                await refused
+                await denied
 
 
 async def test_a_file_that_is_not_there_is_named(nobody: str) -> None:

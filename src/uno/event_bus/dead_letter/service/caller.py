@@ -2,10 +2,7 @@
 
 from typing import Final, NamedTuple
 
-__all__ = ["ADMIN", "ANY", "ANYONE", "CAPTURE", "NOBODY", "OPERATE", "READ", "ROLES", "Caller"]
-
-ANY: Final = "any"
-"""What every role includes, and no token is given by itself: what a client has to know before it does anything."""
+__all__ = ["ADMIN", "ANYONE", "ANY_ROLE", "CAPTURE", "NOBODY", "OPERATE", "READ", "ROLES", "Caller"]
 
 CAPTURE: Final = "capture"
 """Send events in, and ask whether they came in."""
@@ -19,14 +16,12 @@ OPERATE: Final = "operate"
 ADMIN: Final = "admin"
 """Change the queue itself; includes every role."""
 
+ANY_ROLE: Final = "any"
+"""No role, but what each of them includes: to know which queue it is. Every client asks that first."""
+
 ROLES: Final = (CAPTURE, READ, OPERATE, ADMIN)
 
-_INCLUDED: Final = {
-    CAPTURE: {ANY, CAPTURE},
-    READ: {ANY, READ},
-    OPERATE: {ANY, OPERATE, READ},
-    ADMIN: {ANY, *ROLES},
-}
+_INCLUDED: Final = {CAPTURE: {CAPTURE}, READ: {READ}, OPERATE: {OPERATE, READ}, ADMIN: set(ROLES)}
 
 
 class Caller(NamedTuple):
@@ -37,7 +32,7 @@ class Caller(NamedTuple):
 
     def may(self, role: str) -> bool:
         """Whether one of the caller's roles is this one, or includes it."""
-        return any(role in _INCLUDED[own] for own in self.roles)
+        return any(role == ANY_ROLE or role in _INCLUDED[own] for own in self.roles)
 
 
 ANYONE: Final = Caller("anyone", frozenset(ROLES))
