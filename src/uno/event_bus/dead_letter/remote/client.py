@@ -47,8 +47,8 @@ SILENT_S: Final = 30.0
 NOT_DONE: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 """Nobody has heard of the request."""
 
-REFUSED: Final = ("rate_limited", "overloaded", "timeout")
-"""Codes of refusals that come before anything is done, and may not come again; `timeout` is of a body on its way."""
+NOTHING_DONE: Final = frozenset({"rate_limited", "overloaded", "timeout"})
+"""Codes of a service that has not begun with a request, and may take it when it comes again."""
 
 type Query = Mapping[str, str | int | list[str]]
 
@@ -194,8 +194,8 @@ class ServiceClient:
             return StoreUnavailable(f"{self.url} answers {status} {reply.reason_phrase}")
         if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             return PermissionDenied(f"{self.url}: {problem.detail}")
-        if problem.code in REFUSED or problem.code == "stopping":
-            return StoreUnavailable(f"{self.url}: {problem.detail}", certain=problem.code in REFUSED)
+        if problem.code in NOTHING_DONE:
+            return StoreUnavailable(f"{self.url}: {problem.detail}", certain=True)
         return error_of(problem)
 
     def _unreachable(self, failure: Exception, timeout_s: float) -> StoreUnavailable:

@@ -1,7 +1,7 @@
 """Events that come in over HTTP become letters: what `capture.Capturer.letters` does for events of this process."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from secrets import token_hex
 from typing import Final
 
@@ -126,13 +126,14 @@ def _levels(value: object) -> int:
     levels, within = 0, [value]
     while within:
         levels += 1
-        within = [
-            part
-            for each in within
-            if isinstance(each, dict | list)
-            for part in (each.values() if isinstance(each, dict) else each)
-        ]
+        within = [part for each in within for part in _parts(each)]
     return levels - 1
+
+
+def _parts(value: object) -> Iterable[object]:
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, Sequence) and not isinstance(value, str) else ()
 
 
 def _reason(event: Event) -> DeadLetterReason:
