@@ -331,6 +331,14 @@ async def test_more_requests_than_the_rate_are_told_when_to_come_again() -> None
                 assert (await connection.reply()).status == 429
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+async def test_a_busy_caller_takes_nothing_from_the_probes(path: str) -> None:
+    """They come from the same address, and what they are refused has the service restarted."""
+    async with serving(rate=1) as served:
+        assert [(await ask(served.url, head())).status for _ in range(2)] == [200, 429]
+        assert (await ask(served.url, head(path=path))).status != 429
+
+
 # --- who asks --------------------------------------------------------------------------------------------
 
 

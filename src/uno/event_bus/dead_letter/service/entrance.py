@@ -42,7 +42,12 @@ class Entrance:
         return self._caller(path, headers)
 
     def check_rate(self, scope: Scope, caller: Caller) -> None:
-        """Refuse what comes too often from one caller, or address where callers have no names."""
+        """Refuse what comes too often from one caller, or address where callers have no names; never a probe.
+
+        A busy application beside it has the probes' address: they would have the service restarted for that.
+        """
+        if scope["path"] in PROBES:
+            return
         client = scope.get("client")
         wait_s = self._rates.wait_s(
             f"name {caller.name}" if self._tokens and caller.name else f"{client and client[0]}"
