@@ -1,0 +1,157 @@
+"""Replicas of the service that die, stop and hang under their clients: F31."""
+
+import signal
+import time
+
+from tests.faults.rows.nodes import REPLICATED
+from tests.faults.rows.registry import row
+from tests.support.harness.replicas import Replicas
+from tests.support.harness.run import Promise, Run
+
+TIMEOUT_S = 1.0
+"""Of clients: a try takes no longer, a call at most twice that."""
+
+GRACE_S = 4.0
+"""DLQ_SHUTDOWN_GRACE of replicas."""
+
+AGAIN_S = 2 * TIMEOUT_S + 2.0
+"""Within which every client is answered again once a replica serves: the call that failed, and the next."""
+
+SECRET = "the-payload-of-a-client"
+"""What each payload has in it, and no log line."""
+
+LOAD = {"lanes": 3, "gap_s": 0.05, "batch": 40, "also": {"note": SECRET}, "config": {"operation_timeout": TIMEOUT_S}}
+
+
+def strike(run: Run, replicas: Replicas) -> str:
+    """Have one replica killed, stopped in order, or hang for longer than clients wait; answer which."""
+    replica = run.chance.choice(replicas.all)
+    how = run.chance.choices(("SIGKILL", "SIGTERM", "SIGSTOP"), (3, 2, 2))[0]
+    with run.fault(f"{how} of a replica"):
+        if how == "SIGKILL":
+            replicas.kill(replica)
+        elif how == "SIGTERM":
+            replicas.stop(replica, GRACE_S + 2)
+        else:
+            replicas.hang(replica, TIMEOUT_S * run.chance.uniform(1.2, 2.0))
+    return how
+
+
+def are_answered(run: Run, since: float) -> None:
+    """Wait until every client has been acknowledged a capture that it has asked for since then."""
+    clients = {client.name for client in run.producers}
+
+    def all_are() -> bool:
+        run.history.follow()
+        asked: dict[tuple[str, str], float] = {}
+        answered = set()
+        for line in run.history.lines:
+            if line.what == "invoke":
+                asked[line.actor, line.event] = line.at
+            elif line.what == "ok" and asked.get((line.actor, line.event), 0.0) > since:
+                answered.add(line.actor)
+        return clients <= answered
+
+    run.resumed_s.append(run.wait(all_are, 30, "every client is answered again"))
+
+
+def remark(run: Run, replicas: Replicas, strokes: list[str]) -> None:
+    """Say what happened, and look at what replicas have logged."""
+    spooled = sum(line.what == "ok" and line.letter.startswith("spooled:") for line in run.history.lines)
+    took = ", ".join(f"{strokes.count(how)} {how}" for how in sorted(set(strokes)))
+    run.remarks.append(f"{took}; {run.figures.recovered} captures of unknown outcome resolved, {spooled} spooled")
+    replicas.check_logs(SECRET)
+
+
+def spool_of(run: Run) -> dict[str, object]:
+    return {"spool_dir": str(run.folder / "spool"), "operation_timeout": TIMEOUT_S}
+
+
+def with_and_without_spool(run: Run, replicas: Replicas) -> None:
+    """Four clients: two that spool, two that do not."""
+    replicas.clients(2, **LOAD)
+    replicas.clients(2, **(LOAD | {"config": spool_of(run)}))
+
+
+@row("F31", "replicas of the service are killed, stopped and hang; four clients capture", "cluster")
+def killed_replicas(run: Run) -> None:
+    run.settings, run.promise = {"shutdown_grace": GRACE_S}, Promise(resumes_s=AGAIN_S)
+    run.work(2)
+    with Replicas(run, 3) as replicas:
+        with_and_without_spool(run, replicas)
+        strokes = []
+        for _ in range(8):
+            run.sleep(0.1, 0.5)
+            strokes.append(strike(run, replicas))
+        replicas.wait_ready()
+        are_answered(run, time.monotonic())
+        run.finish()
+        remark(run, replicas, strokes)
+
+
+@row("F31-all", "every replica at once is away, again and again: what has a spool goes on", "standalone")
+def all_away(run: Run) -> None:
+    run.settings, run.promise = {"shutdown_grace": GRACE_S}, Promise(resumes_s=AGAIN_S)
+    run.work(2)
+    with Replicas(run, 3) as replicas:
+        with_and_without_spool(run, replicas)
+        strokes = []
+        for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+            run.sleep(0.5, 1.0)
+            with run.fault(f"{number.name} of every replica"):
+                ending = replicas.all[:]
+                for replica in ending:
+                    replica.send(number)
+                for replica in ending:
+                    replicas.kill(replica) if number is signal.SIGKILL else replicas.stop(replica, GRACE_S + 2)
+                replicas.wait_ready()
+            are_answered(run, time.monotonic())
+            strokes += [number.name] * len(ending)
+        run.finish()
+        remark(run, replicas, strokes)
+
+
+@row("F31-cut", "replicas are killed between a put and its reply, and replies are lost on their way", "standalone")
+def cut_off(run: Run) -> None:
+    run.settings, run.promise = {"shards": 2}, Promise(resumes_s=AGAIN_S)
+    run.work(2)
+    with Replicas(run, 2) as replicas:
+        replicas.clients(2, **(LOAD | {"gap_s": 0.02}))
+        are_answered(run, time.monotonic())
+        for _ in range(3):
+            with run.fault("replies lost"):
+                replicas.relay.lose_replies("POST /v1/letters/batch", 5)
+                run.wait(lambda: not replicas.relay.replies_to_lose, 10, "replies are lost")
+            with run.fault("SIGKILL of a replica"):
+                replicas.kill(run.chance.choice(replicas.all))
+            run.sleep(0.3)
+        replicas.wait_ready()
+        are_answered(run, time.monotonic())
+        run.finish()
+        remark(run, replicas, ["SIGKILL"] * 3)
+
+
+@row("F31xF6", "replicas are killed, and a primary dies; captures replicated", "cluster")
+def replicas_and_primary(run: Run) -> None:
+    run.settings, run.promise = REPLICATED | {"shutdown_grace": GRACE_S}, Promise(resumes_s=None)
+    run.work(2)
+    with Replicas(run, 3) as replicas:
+        with_and_without_spool(run, replicas)
+        are_answered(run, time.monotonic())
+        primary = run.primary(run.chance.choice(run.shards))
+        shards, [heir] = run.shards_of(primary), run.cluster.replicas_of(primary)
+        strokes = ["SIGKILL"]
+        with run.fault("SIGKILL of a primary, and of a replica", undoes=shards):
+            primary.kill()
+            replicas.kill(run.chance.choice(replicas.all))
+            run.sleep(0.2)
+        strokes += [strike(run, replicas) for _ in range(2)]
+        run.wait(heir.is_primary, 15, "the replica of the primary is the primary")
+        primary.start()
+        run.cluster.wait_until_ok()
+        replicas.wait_ready()
+        are_answered(run, time.monotonic())
+        run.finish()
+        remark(run, replicas, strokes)
+
+
