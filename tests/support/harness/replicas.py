@@ -13,6 +13,7 @@ from typing import Any, Final, Self, override
 from tests.support.harness.actors import Process
 from tests.support.harness.run import Run
 from tests.support.harness.wires import Wire
+from tests.support.probes import get_until
 from tests.support.running_service import tokens
 from uno.event_bus.dead_letter.store.local_node import HOST, free_port
 
@@ -26,9 +27,15 @@ CALLERS: Final = {
 }
 """Name → roles, of the tokens that replicas know."""
 
+ALL_LINES: Final = (
+    "from uno.event_bus.dead_letter.telemetry import ration; ration.MOST_LINES = 10**9; "
+    "from uno.cli.main import main; main()"
+)
+"""The command line, with no line held back that repeats itself: any of them might tell what it must not."""
+
 
 class Replica(Process):
-    """``uno dead-letter service``, as its command runs it."""
+    """``uno dead-letter service``, as its command runs it, and all that it would ever log."""
 
     def __init__(self, run: Run, name: str, port: int, tokens_file: Path, settings: dict[str, Any]) -> None:
         self.port = port
@@ -36,8 +43,7 @@ class Replica(Process):
         config = {"redis_url": run.url, "log_level": "debug", **run.config, **settings}
         environ |= {f"DLQ_{field.upper()}": str(value) for field, value in config.items()}
         environ |= {"DLQ_SERVICE_PORT": str(port), "DLQ_SERVICE_TOKENS_FILE": str(tokens_file)}
-        words = ("-m", "uno.cli.main", "dead-letter", "service")
-        super().__init__(name, words, run.folder, run.tree, environ)
+        super().__init__(name, ("-c", ALL_LINES, "dead-letter", "service"), run.folder, run.tree, environ)
         self._has_begun = False
 
     @property
@@ -102,8 +108,7 @@ class Replicas:
     def __enter__(self) -> Self:
         self._stack.callback(self._end)
         self.all = [self._start(port) for port in self._ports]
-        for replica in self.all:
-            replica.wait_ready()
+        self.wait_ready()
         self._stack.enter_context(self.relay)
         return self
 
@@ -137,6 +142,7 @@ class Replicas:
 
     def stop(self, replica: Replica, within_s: float) -> float:
         """SIGTERM, and another one at its port; return the seconds that its end took. It has to be in order."""
+        replica.wait_ready()  # before that, SIGTERM ends it as it ends any process
         began = time.monotonic()
         replica.send(signal.SIGTERM)
         code = replica.wait(within_s + 10)
@@ -157,9 +163,10 @@ class Replicas:
         self.all[self.all.index(replica)] = self._start(replica.port)
 
     def wait_ready(self) -> None:
-        """Wait until all of them take connections."""
+        """Wait until all of them serve the queue."""
         for replica in self.all:
             replica.wait_ready()
+            get_until(f"http://{HOST}:{replica.port}", "/readyz", 200)
 
     # -- what they said ------------------------------------------------------------------------------
 

@@ -1,0 +1,265 @@
+"""Clients of the service who mean no good: F24."""
+
+import json
+import os
+import re
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from statistics import quantiles
+from typing import Any, Final
+
+from tests.faults.rows.registry import row
+from tests.faults.rows.replicas import SECRET as CLIENTS_SECRET
+from tests.faults.rows.workers import add
+from tests.support.harness.actors import Actor
+from tests.support.harness.attacks import SECRET
+from tests.support.harness.replicas import Replica, Replicas
+from tests.support.harness.run import Promise, Run
+from tests.support.probes import Answer, get
+from tests.support.servers import Server
+from uno.event_bus.dead_letter.service.access import line_of, new_token
+from uno.event_bus.dead_letter.store.audit import AuditEntry
+
+REQUEST_S = 1.5
+"""DLQ_SERVICE_REQUEST_TIMEOUT: how long a head may take, and then a body."""
+
+BOUND_S = 3 * REQUEST_S + 4.0
+"""Within which an attack is over: head, body, and the moment that a refused client may linger; and a busy core."""
+
+BODY_BYTES = 1 << 20
+LIMITS: Final[dict[str, Any]] = {
+    "service_request_timeout": REQUEST_S,
+    "service_max_body_bytes": BODY_BYTES,
+    "service_max_connections": 400,
+    "service_hosts": "localhost,127.0.0.1",
+}
+
+GROWTH_KIB = 64 * 1024
+"""Of the service's memory at most: eight full bodies, and what 400 connections have in their buffers."""
+
+REFUSED = re.compile(r"4\d\d|503|closed")
+"""What an attack gets. 503: every connection, or all memory for bodies, is at work for others of its kind."""
+
+REFUSED_VERB = "token:admin reshard config_invalid"
+"""What the audit stream may tell of attacks: what an admin asked for, and did not get."""
+
+PARKED = 20
+STORM_S = 8.0
+CALM_S = 6.0
+LEAST_RATE = 0.9
+"""Letters a second under attack, as a part of those before it."""
+
+SLOWER = 3.0
+SLOW_S = 0.15
+"""Lag of the slowest of a hundred letters under attack, at most: so many times that before it, or this."""
+
+
+def park_some(run: Run) -> set[str]:
+    """Have letters that wait for an operator; return their ids."""
+    add(run, [{"id": f"parked.{n}", "do": "raise", "ms": 1} for n in range(PARKED)])
+    run.wait(lambda: len(parked(run)) == PARKED, 20, "letters are parked")
+    return parked(run)
+
+
+def parked(run: Run) -> set[str]:
+    async def look() -> set[str]:
+        return {letter.id async for letter in run.queue.letters({"state": ["parked"]}, whole=False)}
+
+    return run.ask(look())
+
+
+def audited(run: Run) -> list[AuditEntry]:
+    async def look() -> list[AuditEntry]:
+        return [entry async for entry in run.queue.audited()]
+
+    return run.ask(look())
+
+
+def attack(run: Run, replicas: Replicas, **how: Any) -> Actor:
+    """Start an attacker of all replicas' one address; it has a token of each role, one that has expired, and none."""
+    known = replicas.tokens
+    roles = {"capture": "clients", "read": "reader", "operate": "operator", "admin": "admin"}
+    expired = new_token()
+    with (run.folder / "tokens").open("a") as file:
+        file.write(line_of("leaver", frozenset({"admin"}), expired, until=1) + "\n")
+    tokens = {role: known[name] for role, name in roles.items()}
+    tokens |= {"none": "", "unknown": new_token(), "expired": expired}
+    return Actor(
+        "attacker", run.settings_of("attacker", how | {"service": replicas.address, "tokens": tokens}), run.tree
+    )
+
+
+def judge(run: Run, begun_kib: int, service: Replica) -> None:
+    """Look at what the attacks came to, and what they cost."""
+    run.history.follow()
+    attacks = [line for line in run.history.lines if line.what == "attack"]
+    wrong = Counter(f"{line.event}: {line.note}" for line in attacks if not REFUSED.fullmatch(line.note))
+    run.failures += [f"an attack was answered {count} times: {what}" for what, count in wrong.most_common(8)]
+    slowest = max(attacks, key=lambda line: line.at - line.asked_at)
+    took_s = slowest.at - slowest.asked_at
+    if took_s > BOUND_S:
+        run.failures.append(f"{slowest.event} took {took_s:.1f} s, promised {BOUND_S:g}")
+    grown_kib = service.peak_kib - begun_kib
+    if grown_kib > GROWTH_KIB:
+        run.failures.append(f"the service has grown by {grown_kib} KiB, promised {GROWTH_KIB}")
+    outcomes = Counter(line.note for line in attacks)
+    run.remarks.append(
+        f"{len(attacks)} hostile requests of {len({line.event for line in attacks})} kinds: "
+        + ", ".join(f"{count} {what}" for what, count in outcomes.most_common(9))
+        + f"; the slowest took {took_s:.1f} s ({slowest.event}); the service has grown by {grown_kib / 1024:.0f} MiB"
+    )
+
+
+def judge_state(run: Run, before: set[str]) -> None:
+    """Look whether anything was done: to letters, to the queue, or in its audit stream."""
+    if (now := parked(run)) != before:
+        run.failures.append(f"{len(before ^ now)} parked letters have come or gone")
+    outcomes = Counter(f"{entry.who} {entry.verb} {entry.outcome}" for entry in audited(run) if entry.phase == "outcome")
+    if done := outcomes.keys() - {REFUSED_VERB}:
+        run.failures.append(f"the audit stream tells of {sorted(done)}")
+    if open_ := [key for key in run.server.client.keys() if b"hostile" in key]:
+        run.failures.append(f"keys were made: {open_}")
+
+
+def redrive_together(run: Run, replicas: Replicas, times: int) -> None:
+    """Have the parked letters sent back by many at once, who may: each letter has one end, each call its two entries."""
+    token = {"authorization": f"Bearer {replicas.tokens['operator']}", "content-type": "application/json"}
+    body = json.dumps({"where": {"state": ["parked"]}}).encode()
+
+    def retry(n: int) -> Answer:
+        return get(replicas.address, "/v1/letters/retry", "POST", token | {"x-request-id": f"redrive.{n}"}, body)
+
+    with ThreadPoolExecutor(times) as pool:
+        answers = list(pool.map(retry, range(times)))
+    if any(answer.status != 200 for answer in answers):
+        run.failures.append(f"redrives were answered {[answer.status for answer in answers]}")
+    done = sum(answer.record.get("done", 0) for answer in answers if answer.status == 200)
+    ours = [entry for entry in audited(run) if entry.verb == "retry"]
+    entries = Counter((entry.who, entry.request_id, entry.phase) for entry in ours)
+    expected = {
+        ("token:operator", f"redrive.{n}", phase): 1 for n in range(times) for phase in ("intent", "outcome")
+    }
+    if entries != expected:
+        run.failures.append(f"the audit stream is {entries}")
+    run.remarks.append(f"{times} redrives of {PARKED} parked letters at once sent {done} back")
+    if done < PARKED:
+        run.failures.append(f"{done} letters were sent back")
+
+
+@row("F24", "hostile HTTP: every attack once, also with tokens; then a concurrent redrive", "standalone")
+def hostile(run: Run) -> None:
+    run.settings = {"max_retries": 1}
+    run.promise = Promise(crashed=0)
+    with Replicas(run, 1, **LIMITS) as replicas:
+        [service] = replicas.all
+        run.begin(producers=1, workers=2, warm=20)
+        before = park_some(run)
+        replicas.clients(1, lanes=1, also={"note": CLIENTS_SECRET})
+        begun_kib = service.peak_kib
+        attacked_at = time.monotonic()
+        with run.fault("attacks"):
+            attacker = attack(run, replicas)
+            if code := attacker.wait(120):
+                run.failures.append(f"{attacker} ended with {code}: {attacker.said()}")
+        run.remarks.append(served_meanwhile(run, attacked_at))
+        judge(run, begun_kib, service)
+        judge_state(run, before)
+        redrive_together(run, replicas, 12)
+        run.finish()
+        replicas.check_logs(SECRET, CLIENTS_SECRET)
+
+
+@contextmanager
+def cores_apart(run: Run, replicas: Replicas, attacker_and_service: Sequence[int]) -> Iterator[str]:
+    """Give the service and who attacks it one core, and Redis, producers and workers the other: as on two machines.
+
+    What they still share is the queue: without this the row would measure how two cores are shared.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    others = [actor.process.pid for actor in (*run.workers, *run.producers)]
+    assert isinstance(run.place, Server)
+    if len(cores) > 1:
+        for pid in attacker_and_service:
+            os.sched_setaffinity(pid, cores[:1])
+        for pid in (*others, run.place.pid):
+            os.sched_setaffinity(pid, cores[1:])
+    try:
+        yield f"{len(cores)} cores" if len(cores) > 1 else "one core"
+    finally:
+        os.sched_setaffinity(run.place.pid, cores)
+
+
+def served_meanwhile(run: Run, since: float) -> str:
+    """Say how the client of the service fares who means well."""
+    run.history.follow()
+    client = run.producers[-1].name
+    lines = [line for line in run.history.lines if line.actor == client and line.at > since]
+    asked = {line.event: line.at for line in reversed(lines) if line.what == "invoke"}
+    took_s = [line.at - asked[line.event] for line in lines if line.what == "ok" and line.event in asked]
+    if not took_s:
+        run.failures.append("a client who means well was not answered once")
+    return f"a client who means well was answered {len(took_s)} times, after {max(took_s, default=0):.2f} s at most"
+
+
+class Paces:
+    """How letters fare that a producer captures at a fixed rate: how many a second, and how long until they run."""
+
+    def __init__(self, run: Run, producer: Actor, begin: float, end: float) -> None:
+        run.history.follow()
+        captured: dict[str, float] = {}
+        started: dict[str, float] = defaultdict(lambda: float("inf"))
+        for line in run.history.lines:
+            if line.what == "invoke" and line.actor == producer.name and begin <= line.at < end:
+                captured.setdefault(line.event, line.at)
+            elif line.what == "start":
+                started[line.event] = min(started[line.event], line.at)
+        lags = [started[event] - at for event, at in captured.items()]
+        self.missing = sum(lag == float("inf") for lag in lags)
+        lags = [lag for lag in lags if lag < float("inf")]
+        self.rate = len(lags) / (end - begin)
+        hundredths = quantiles(lags, n=100)
+        self.p50_s, self.p99_s = hundredths[49], hundredths[98]
+
+    def __str__(self) -> str:
+        return f"{self.rate:.0f} letters/s, lag p50 {self.p50_s * 1000:.1f} ms, p99 {self.p99_s * 1000:.1f} ms"
+
+
+@row("F24-storm", "hostile HTTP as fast as the service takes it: a worker's throughput stays", "standalone")
+def storm(run: Run) -> None:
+    run.settings = {"max_retries": 1}
+    run.promise = Promise(crashed=0)
+    with Replicas(run, 1, **LIMITS) as replicas:
+        [service] = replicas.all
+        run.begin(producers=1, workers=1, warm=60, lanes=16, gap_s=0.1)
+        [producer] = run.producers
+        before = park_some(run)
+        replicas.clients(1, lanes=1, also={"note": CLIENTS_SECRET})
+        begun_kib = service.peak_kib
+        attacker = attack(run, replicas, storm=STORM_S, wait_for="go")
+        attacker.wait_ready()
+        with cores_apart(run, replicas, (service.process.pid, attacker.process.pid)) as where:
+            calm_at = time.monotonic()
+            run.sleep(CALM_S)
+            storm_at = time.monotonic()
+            with run.fault("attacks"):
+                (run.folder / "go").touch()
+                run.sleep(STORM_S)
+                calm, stormy = (
+                    Paces(run, producer, calm_at, storm_at),
+                    Paces(run, producer, storm_at, time.monotonic() - 1.0),
+                )
+                if code := attacker.wait(60):
+                    run.failures.append(f"{attacker} ended with {code}: {attacker.said()}")
+        run.remarks.append(f"on {where}: before {calm}; under attack {stormy}")
+        if stormy.rate < LEAST_RATE * calm.rate or stormy.missing:
+            run.failures.append(f"{stormy.rate:.0f} letters/s under attack, {calm.rate:.0f} before it")
+        if stormy.p99_s > max(SLOWER * calm.p99_s, SLOW_S):
+            run.failures.append(f"a lag of {stormy.p99_s:.3f} s under attack, {calm.p99_s:.3f} s before it")
+        run.remarks.append(served_meanwhile(run, storm_at))
+        judge(run, begun_kib, service)
+        judge_state(run, before)
+        run.finish()
+        replicas.check_logs(SECRET, CLIENTS_SECRET)
