@@ -76,7 +76,7 @@ def test_the_guides_variables_serve_the_queue_until_sigterm(cli: Cli) -> None:
 
 
 def test_requests_under_way_are_answered_and_open_streams_end_at_sigterm(cli: Cli) -> None:
-    """Within the grace time, with exit 0: also while one reads nothing; a stream that is read ends with a whole line."""
+    """Within the grace time, also while one reads nothing, and with exit 0; a stream ends after a whole line."""
     cli.seed(*(("big", {"x": "y" * 20_000}) for _ in range(500)))
     with serving(cli, DLQ_SHUTDOWN_GRACE="5") as service, ExitStack() as stack:
         host = "{}:{}".format(*service.address)

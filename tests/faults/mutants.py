@@ -226,7 +226,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
             Change(
                 f"{ENGINE}/service/guard.py",
                 'without_tokens(self._scope["path"])[:SHOWN_PATH]',
-                'f"{self._scope[\'path\']}?{self._scope[\'query_string\']}"[:SHOWN_PATH]',
+                "f\"{self._scope['path']}?{self._scope['query_string']}\"[:SHOWN_PATH]",
             ),
         ),
     ),
@@ -239,7 +239,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
                 f"{ENGINE}/remote/client.py",
                 "reply = await self._send(method, path, content, query)",
                 "again = unsure and content is not None\n"
-                "                    sent = content.replace(b'\"event_id\":\"', b'\"event_id\":\"2-') "
+                '                    sent = content.replace(b\'"event_id":"\', b\'"event_id":"2-\') '
                 "if again else content\n"
                 "                    reply = await self._send(method, path, sent, query)",
             ),

@@ -58,7 +58,7 @@ async def guarded(server: Server, tmp_path: Path) -> AsyncIterator[Guarded]:
         queues: Queues = await stack.enter_async_context(queues_on(server))
         truth = queues()
         file, expired = tmp_path / "tokens", new_token()
-        of = tokens(file, **{role: [role] for role in MAY})
+        of = tokens(file, known=None, **{role: [role] for role in MAY})
         with file.open("a") as lines:
             lines.write(line_of("expired", frozenset({ADMIN}), expired, until=1) + "\n")
         of |= {"nobody": "", "unknown": new_token(), "expired": expired}

@@ -92,6 +92,7 @@ def tokens(tmp_path: Path) -> str:
 
 # --- hostile requests ------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("what", HOSTILE)
 async def test_a_hostile_request_gets_a_problem_and_the_end_of_its_connection(served: Served, what: str) -> None:
     sent, status = HOSTILE[what]

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from typing import Any, Final
 
 from tests.faults.rows.nodes import REPLICATED
 from tests.faults.rows.registry import row
@@ -20,7 +21,13 @@ AGAIN_S = 2 * TIMEOUT_S + 2.0
 SECRET = "the-payload-of-a-client"
 """What each payload has in it, and no log line."""
 
-LOAD = {"lanes": 3, "gap_s": 0.05, "batch": 40, "also": {"note": SECRET}, "config": {"operation_timeout": TIMEOUT_S}}
+LOAD: Final[dict[str, Any]] = {
+    "lanes": 3,
+    "gap_s": 0.05,
+    "batch": 40,
+    "also": {"note": SECRET},
+    "config": {"operation_timeout": TIMEOUT_S},
+}
 
 
 def strike(run: Run, replicas: Replicas) -> str:
@@ -63,14 +70,11 @@ def remark(run: Run, replicas: Replicas, strokes: list[str]) -> None:
     replicas.check_logs(SECRET)
 
 
-def spool_of(run: Run) -> dict[str, object]:
-    return {"spool_dir": str(run.folder / "spool"), "operation_timeout": TIMEOUT_S}
-
-
 def with_and_without_spool(run: Run, replicas: Replicas) -> None:
     """Four clients: two that spool, two that do not."""
     replicas.clients(2, **LOAD)
-    replicas.clients(2, **(LOAD | {"config": spool_of(run)}))
+    spooling = {"spool_dir": str(run.folder / "spool"), "operation_timeout": TIMEOUT_S}
+    replicas.clients(2, **(LOAD | {"config": spooling}))
 
 
 @row("F31", "replicas of the service are killed, stopped and hang; four clients capture", "cluster")
@@ -153,5 +157,3 @@ def replicas_and_primary(run: Run) -> None:
         are_answered(run, time.monotonic())
         run.finish()
         remark(run, replicas, strokes)
-
-

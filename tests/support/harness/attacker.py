@@ -1,7 +1,8 @@
 """An attacker in a process of its own: ``python -m tests.support.harness.attacker '{…}'``.
 
 Each attack once, several at a time; or with ``storm`` seconds for so long again and again, and a slowloris beside, from
-the moment on when the file ``wait_for`` is in its folder. What each request came to is an ``attack`` line of its history: which, when it was begun, the outcome.
+the moment on when the file ``wait_for`` is in its folder. What each request came to is an ``attack`` line of its
+history: which, when it was begun, the outcome.
 """
 
 import json
@@ -37,7 +38,7 @@ class Attacker:
     async def run(self) -> None:
         """Do all of it."""
         self._journal.write("ready")
-        while not self._go.exists():
+        while not self._go.exists():  # noqa: ASYNC110 - of another process
             await anyio.sleep(0.01)
         if self._storm_s:
             await self._do(self._again(time.monotonic() + self._storm_s), iter(["slowloris"] * 3))

@@ -62,7 +62,7 @@ async def send(target: Target, data: bytes) -> list[str]:
         return ["closed"]
 
 
-def request(target: Target, method: str, path: str, token: str, body: bytes = b"", **headers: str) -> bytes:
+def request(target: Target, method: str, path: str, token: str, body: bytes = b"", /, **headers: str) -> bytes:
     """A sound request of somebody with this token."""
     if target.tokens[token]:
         headers["authorization"] = f"Bearer {target.tokens[token]}"
@@ -275,7 +275,8 @@ CONNECTIONS: Final[dict[str, Attack]] = {
         target, request(target, "POST", "/v1/letters", "capture", content_length=str(MIB), **JSON) + b"0123456789"
     ),
     "a chunk that says 2 GiB": lambda target: send(
-        target, request(target, "POST", "/v1/letters", "capture", transfer_encoding="chunked", **JSON) + b"7fffffff\r\n{"
+        target,
+        request(target, "POST", "/v1/letters", "capture", transfer_encoding="chunked", **JSON) + b"7fffffff\r\n{",
     ),
 }
 

@@ -65,7 +65,7 @@ class Producer:
     async def send_spooled(self) -> None:
         """Wait until nothing is left in the spool, if there is one."""
         with anyio.move_on_after(GIVE_UP_S):
-            while (spool := await self._queue.spool_stats()) is not None and spool.letters:
+            while (spool := await self._queue.spool_stats()) is not None and spool.letters:  # noqa: ASYNC110 - files
                 await anyio.sleep(PAUSE_S)
 
     async def _produce(self) -> None:

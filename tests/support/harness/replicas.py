@@ -96,7 +96,7 @@ class Replicas:
         self._run = run
         self._settings: dict[str, Any] = {"service_rate": 0} | settings
         self._tokens_file = run.folder / "tokens"
-        self.tokens = tokens(self._tokens_file, **CALLERS)
+        self.tokens = tokens(self._tokens_file, known=None, **CALLERS)
         self._ports = [free_port() for _ in range(count)]
         self._numbers = itertools.count()
         self._stack = ExitStack()
