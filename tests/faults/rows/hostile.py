@@ -4,6 +4,7 @@ import json
 import os
 import re
 import time
+from base64 import b64encode
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from tests.faults.rows.registry import row
 from tests.faults.rows.replicas import SECRET as CLIENTS_SECRET
 from tests.faults.rows.workers import add
 from tests.support.harness.actors import Actor
-from tests.support.harness.attacks import SECRET
+from tests.support.harness.attacks import HOSTILE_EVENT, PAYLOADS, SECRET
 from tests.support.harness.replicas import Replica, Replicas
 from tests.support.harness.run import Promise, Run
 from tests.support.probes import Answer, get
@@ -65,8 +66,11 @@ def park_some(run: Run) -> set[str]:
 
 
 def parked(run: Run) -> set[str]:
+    """The letters that wait for an operator, but for those of attackers."""
+
     async def look() -> set[str]:
-        return {letter.id async for letter in run.queue.letters({"state": ["parked"]}, whole=False)}
+        letters = run.queue.letters({"state": ["parked"]}, whole=False)
+        return {letter.id async for letter in letters if not letter.event_id.startswith(HOSTILE_EVENT)}
 
     return run.ask(look())
 
@@ -126,6 +130,47 @@ def judge_state(run: Run, before: set[str]) -> None:
         run.failures.append(f"the queue has {shards} shards, promised {len(run.shards)}")
 
 
+def judge_payloads(run: Run) -> None:
+    """Say what became of the hostile payloads: none may have cost a worker its life, or be there without an end."""
+    run.history.follow()
+    letters = {line.event: line.letter for line in run.history.lines if line.event.startswith(HOSTILE_EVENT)}
+    ran = {line.event for line in run.history.lines if line.what == "end" and line.note == "ok"} & letters.keys()
+    kept = {event for event, _ in run.open.values()} & letters.keys()
+    run.remarks.append(
+        f"of {len(PAYLOADS)} hostile payloads {len(letters)} were taken; {len(ran)} ran, {len(kept)} are parked"
+    )
+
+
+def shown_safely(run: Run, replicas: Replicas) -> None:
+    """Have a letter of scripts shown in every way: as what no browser runs."""
+    run.journal.write("foreign", "script")
+    script = "<script>alert(1)</script>"
+    event: dict[str, Any] = dict.fromkeys(("type", "reason", "error", "error_type"), script)
+    event |= {"content_type": "text/html", "payload_base64": b64encode(script.encode()).decode()}
+    body = json.dumps(event | {"delay_ms": 3_600_000}).encode()
+
+    def ask(path: str, name: str, method: str = "GET", body: bytes | None = None) -> Answer:
+        token = {"authorization": f"Bearer {replicas.tokens[name]}", "content-type": "application/json"}
+        return get(replicas.address, path, method, token, body)
+
+    letter = ask("/v1/letters", "clients", "POST", body).record["id"]
+    pages = (
+        "/v1/letters?whole=true",
+        f"/v1/letters/{letter}",
+        f"/v1/letters/{letter}/payload",
+        "/v1/audit",
+        "/metrics",
+    )
+    for path in pages:
+        shown = ask(path, "reader")
+        is_kept = "attachment" in shown.headers.get("content-disposition", "")
+        is_sandbox = shown.headers.get("content-security-policy", "").startswith(("default-src 'none'", "sandbox"))
+        is_html = "html" in shown.headers["content-type"] and not is_kept
+        if shown.status != 200 or is_html or not is_sandbox or shown.headers["x-content-type-options"] != "nosniff":
+            run.failures.append(f"{path} is shown as {shown.status}, {shown.headers}")
+    ask(f"/v1/letters/{letter}/discard", "operator", "POST", b'{"why": "the row is over"}')
+
+
 def redrive_together(run: Run, replicas: Replicas, times: int) -> None:
     """Have many who may send the parked letters back at once: each letter has one end, each call its two entries."""
     token = {"authorization": f"Bearer {replicas.tokens['operator']}", "content-type": "application/json"}
@@ -168,7 +213,9 @@ def hostile(run: Run) -> None:
         judge(run, begun_kib, service)
         judge_state(run, before)
         redrive_together(run, replicas, 12)
+        shown_safely(run, replicas)
         run.finish()
+        judge_payloads(run)
         replicas.check_logs(SECRET, CLIENTS_SECRET)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import anyio
 
-from tests.support.harness.attacks import ATTACKS, Target
+from tests.support.harness.attacks import ATTACKS, PAYLOADS, Target, capture
 from tests.support.harness.history import Journal
 
 LANES = 8
@@ -43,8 +43,20 @@ class Attacker:
         if self._storm_s:
             await self._do(self._again(time.monotonic() + self._storm_s), iter(["slowloris"] * 3))
         else:
+            await self._capture()
             await self._do(self._once())
             await self._do(iter([CROWD]))  # by itself: who comes after the last place takes that of an idle one
+
+    async def _capture(self) -> None:
+        """Capture events of hostile payloads; those that are let in are letters as others are."""
+        for name in PAYLOADS:
+            began = time.monotonic()
+            event_id, came = await capture(self._target, name)
+            if "-" in came:
+                lines = [self._journal.line("invoke", event_id), self._journal.line("ok", event_id, came)]
+            else:
+                lines = [self._journal.line("attack", f"payload: {name}", asked_at=began, note=came)]
+            self._journal.write_all(lines)
 
     async def _do(self, names: Iterator[str], *beside: Iterator[str]) -> None:
         async with anyio.create_task_group() as lanes:

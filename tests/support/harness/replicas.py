@@ -102,7 +102,8 @@ class Replicas:
         self._stack = ExitStack()
         self.all: list[Replica] = []
         """Those that run now, by port."""
-        self.ended: list[Replica] = []
+        self._names: set[str] = set()
+        """Of all, also those that have ended."""
         self.relay = Relay(self._ports, seed=run.seed)
 
     def __enter__(self) -> Self:
@@ -126,7 +127,8 @@ class Replicas:
         self._run.produce(count, url=self.address, config=config, **how)
 
     def _start(self, port: int) -> Replica:
-        return Replica(self._run, f"s{next(self._numbers)}", port, self._tokens_file, self._settings)
+        self._names.add(name := f"s{next(self._numbers)}")
+        return Replica(self._run, name, port, self._tokens_file, self._settings)
 
     def _end(self) -> None:
         for replica in self.all:
@@ -159,7 +161,6 @@ class Replicas:
         replica.send(signal.SIGCONT)
 
     def _replace(self, replica: Replica) -> None:
-        self.ended.append(replica)
         self.all[self.all.index(replica)] = self._start(replica.port)
 
     def wait_ready(self) -> None:
@@ -171,13 +172,12 @@ class Replicas:
     # -- what they said ------------------------------------------------------------------------------
 
     def check_logs(self, *secrets: str) -> None:
-        """Note a failure for each secret, token or traceback that a replica has logged."""
-        for replica in [*self.all, *self.ended]:
-            log = replica.log()
-            for secret in (*secrets, *self.tokens.values()):
-                if secret in log:
-                    at = log.index(secret)
-                    self._run.failures.append(f"{replica} has logged {log[max(0, at - 200) : at + 80]!r}")
-            if "Traceback" in log:
-                at = log.index("Traceback")
-                self._run.failures.append(f"{replica} has logged {log[at : at + 3000]}")
+        """Note a failure for each secret or token that a process of the run has logged, a traceback of a replica."""
+        for path in sorted(self._run.folder.glob("*.log")):
+            log = path.read_text("utf-8", "replace")
+            told = [secret for secret in (*secrets, *self.tokens.values()) if secret in log]
+            told += ["Traceback"] if "Traceback" in log and path.stem in self._names else []
+            self._run.failures += [
+                f"{path.stem} has logged {log[max(0, log.index(text) - 200) : log.index(text) + 800]!r}"
+                for text in told
+            ]
