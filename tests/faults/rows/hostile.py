@@ -1,26 +1,22 @@
 """Clients of the service who mean no good: F24."""
 
 import json
-import os
 import re
 import time
 from base64 import b64encode
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from statistics import quantiles
 from typing import Any, Final
 
 from tests.faults.rows.registry import row
 from tests.faults.rows.replicas import SECRET as CLIENTS_SECRET
 from tests.faults.rows.workers import add
 from tests.support.harness.actors import Actor
-from tests.support.harness.attacks import HOSTILE_EVENT, PAYLOADS, SECRET
+from tests.support.harness.paces import Paces, cores_apart
+from tests.support.harness.payloads import HOSTILE_EVENT, PAYLOADS, SECRET
 from tests.support.harness.replicas import Replica, Replicas
 from tests.support.harness.run import Promise, Run
 from tests.support.probes import Answer, get
-from tests.support.servers import Server
 from uno.event_bus.dead_letter.service.access import line_of, new_token
 from uno.event_bus.dead_letter.store.audit import AuditEntry
 
@@ -219,26 +215,6 @@ def hostile(run: Run) -> None:
         replicas.check_logs(SECRET, CLIENTS_SECRET)
 
 
-@contextmanager
-def cores_apart(run: Run, replicas: Replicas, attacker_and_service: Sequence[int]) -> Iterator[str]:
-    """Give the service and who attacks it one core, and Redis, producers and workers the other: as on two machines.
-
-    What they still share is the queue: without this the row would measure how two cores are shared.
-    """
-    cores = sorted(os.sched_getaffinity(0))
-    others = [actor.process.pid for actor in (*run.workers, *run.producers)]
-    assert isinstance(run.place, Server)
-    if len(cores) > 1:
-        for pid in attacker_and_service:
-            os.sched_setaffinity(pid, cores[:1])
-        for pid in (*others, run.place.pid):
-            os.sched_setaffinity(pid, cores[1:])
-    try:
-        yield f"{len(cores)} cores" if len(cores) > 1 else "one core"
-    finally:
-        os.sched_setaffinity(run.place.pid, cores)
-
-
 def served_meanwhile(run: Run, since: float) -> str:
     """Say how the client of the service fares who means well."""
     run.history.follow()
@@ -249,29 +225,6 @@ def served_meanwhile(run: Run, since: float) -> str:
     if not took_s:
         run.failures.append("a client who means well was not answered once")
     return f"a client who means well was answered {len(took_s)} times, after {max(took_s, default=0):.2f} s at most"
-
-
-class Paces:
-    """How letters fare that a producer captures at a fixed rate: how many a second, and how long until they run."""
-
-    def __init__(self, run: Run, producer: Actor, begin: float, end: float) -> None:
-        run.history.follow()
-        captured: dict[str, float] = {}
-        started: dict[str, float] = defaultdict(lambda: float("inf"))
-        for line in run.history.lines:
-            if line.what == "invoke" and line.actor == producer.name and begin <= line.at < end:
-                captured.setdefault(line.event, line.at)
-            elif line.what == "start":
-                started[line.event] = min(started[line.event], line.at)
-        lags = [started[event] - at for event, at in captured.items()]
-        self.missing = sum(lag == float("inf") for lag in lags)
-        lags = [lag for lag in lags if lag < float("inf")]
-        self.rate = len(lags) / (end - begin)
-        hundredths = quantiles(lags, n=100)
-        self.p50_s, self.p99_s = hundredths[49], hundredths[98]
-
-    def __str__(self) -> str:
-        return f"{self.rate:.0f} letters/s, lag p50 {self.p50_s * 1000:.1f} ms, p99 {self.p99_s * 1000:.1f} ms"
 
 
 @row("F24-storm", "hostile HTTP as fast as the service takes it: a worker's throughput stays", "standalone")
@@ -287,7 +240,7 @@ def storm(run: Run) -> None:
         begun_kib = service.peak_kib
         attacker = attack(run, replicas, storm=STORM_S, wait_for="go")
         attacker.wait_ready()
-        with cores_apart(run, replicas, (service.process.pid, attacker.process.pid)) as where:
+        with cores_apart(run, (service.process.pid, attacker.process.pid)) as where:
             calm_at = time.monotonic()
             run.sleep(CALM_S)
             storm_at = time.monotonic()

@@ -15,8 +15,8 @@ TIMEOUT_S = 1.0
 GRACE_S = 4.0
 """DLQ_SHUTDOWN_GRACE of replicas."""
 
-AGAIN_S = 2 * TIMEOUT_S + 2.0
-"""Within which every client is answered again once a replica serves: the call that failed, and the next."""
+AGAIN_S = 2 * TIMEOUT_S + 4.0
+"""Within which every client is answered again once replicas serve: the call that failed, the next, two busy cores."""
 
 SECRET = "the-payload-of-a-client"
 """What each payload has in it, and no log line."""

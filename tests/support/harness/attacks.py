@@ -10,14 +10,12 @@ from typing import Final, NamedTuple
 
 import anyio
 
+from tests.support.harness.payloads import SECRET
 from tests.support.hostile import HOSTILE
 from tests.support.raw_http import Wire, head, wire
 from tests.support.requests_of_roles import REQUESTS
 
-__all__ = ["ATTACKS", "HOSTILE_EVENT", "PAYLOADS", "SECRET", "Target", "capture"]
-
-SECRET: Final = "the-payload-of-an-attacker"
-"""What is in bodies, queries and headers, and in no log line."""
+__all__ = ["ATTACKS", "Target", "request"]
 
 MIB: Final = 1 << 20
 SLOW: Final = 300
@@ -69,18 +67,6 @@ def request(target: Target, method: str, path: str, token: str, body: bytes = b"
     if body:
         headers = {"content_type": "application/json", "content_length": str(len(body))} | headers
     return head(method, path, x_secret=SECRET, **headers) + body
-
-
-async def capture(target: Target, name: str) -> tuple[str, str]:
-    """Have an event of a hostile payload captured; return its id and its letter's, or the outcome."""
-    event_id, content = event_of(name)
-    try:
-        async with wire(target.url) as connection:
-            connection.send(request(target, "POST", "/v1/letters", "capture", content))
-            reply = await connection.reply()
-    except (ConnectionError, EOFError):
-        return event_id, "closed"
-    return event_id, str(reply.record["id"]) if reply.status == 201 else str(reply.status)
 
 
 # -- connections and bodies -------------------------------------------------------------------------------
@@ -273,36 +259,6 @@ BODIES: Final[dict[str, Attack]] = {
     "many parameters": query("&".join(["state=parked"] * 2000)),
     "a method of its own": lambda target: send(target, request(target, "DELETE", "/v1/letters", "admin")),
 }
-
-PAYLOADS: Final = {
-    "a script": '"</script><script>alert(1)</script>"',
-    "NULs": '"\\u0000\\u0000"',
-    "half a surrogate": '"\\ud800"',
-    "controls": '"\\u001b[2J\\u0007\\u202e"',
-    "a number of 5,000 digits": "9" * 5000,
-    "a number of 200,000 digits": "9" * 200_000,
-    "a number beyond every number": "1e999999",
-    "a number that is none below 2^53": "9007199254740993",
-    "nested 400 deep": "[" * 400 + "]" * 400,
-    "nested 900 deep": "[" * 900 + "]" * 900,
-    "nested 990 deep": "[" * 990 + "]" * 990,
-    "nested 5,000 deep": "[" * 5000 + "]" * 5000,
-    "10,000 keys of one name": "{" + '"__proto__": 1, ' * 9999 + '"__proto__": 1}',
-}
-"""Values that a payload may be, byte for byte: refused, or a letter that does a worker no harm."""
-
-HOSTILE_EVENT: Final = "hostile."
-"""What the ids of such events begin with."""
-
-
-def event_of(name: str) -> tuple[str, bytes]:
-    """An event of such a payload, whose other texts mean no good either; its id, and the body."""
-    id = f"{HOSTILE_EVENT}{list(PAYLOADS).index(name)}"
-    payload = f'{{"id": "{id}", "do": "ok", "ms": 1, "x": {PAYLOADS[name]}, "note": "{SECRET}"}}'
-    texts = {"reason": "<img src=x onerror=alert(1)>", "error": "\x1b[2J\n<script>", "error_type": "../../\u202e"}
-    head_ = {"type": "<script>alert(1)</script>", "event_id": id, "delay_ms": 0, **texts}
-    return id, f'{json.dumps(head_)[:-1]}, "payload": {payload}}}'.encode()
-
 
 CONNECTIONS: Final[dict[str, Attack]] = {
     "slowloris": slowloris,
