@@ -13,6 +13,9 @@ PYTEST := $(PYTHON) -m pytest -q -n $(WORKERS) --dist loadgroup
 COMPILE := uv pip compile --quiet --universal --python-version 3.13 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate $(ARGS)
 
+# Of deploy/Dockerfile, in the versions that the tests run with: no embedded server.
+IMAGE_EXTRAS := cli service remote fast otlp
+
 # One line for a step that passes, all its output for one that does not.
 define step
 @printf '%-8s ' '$(1)'; if out=$$($(2) 2>&1); then echo ok; else echo FAILED; echo "$$out"; exit 1; fi
@@ -71,6 +74,8 @@ prometheus: .venv/.ready ## Have a real Prometheus scrape two workers: metrics, 
 lock: ## Resolve the dependencies anew (needs uv); ARGS=--upgrade takes the newest
 	@$(COMPILE) pyproject.toml --all-extras --group dev --output-file requirements.lock
 	@$(COMPILE) --group servers --output-file tests/support/servers.lock
+	@$(COMPILE) pyproject.toml $(addprefix --extra ,$(IMAGE_EXTRAS)) -c requirements.lock --output-file deploy/image.lock
+	@echo hatchling | $(COMPILE) - -c requirements.lock --output-file deploy/image-build.lock
 
 build: .venv/.ready ## Build dist/: the source distribution, and the wheel from it
 	@rm -rf dist

@@ -53,10 +53,12 @@ def test_a_table_has_a_row_for_each_call(cli: Cli) -> None:
     cli("reshard", "4")
     head, grown, missing, cleared, retried, lost = rows(cli)
     assert head.split() == ["when", "who", "verb", "letters", "outcome", "why", "request"]
+    narrow = cli("audit", "-o", "table", COLUMNS="80").out.splitlines()
+    assert narrow[0].split() == head.split()[:5] and max(map(len, narrow)) <= 80
     assert "reshard" in grown and "to 4 shards" in grown and "done" in grown
     assert "letter_not_found" in missing and process_user() in missing and "cli:" not in missing
     assert "state parked or held" in cleared and "old" in cleared and "0 done" in cleared
-    assert f"{ids[0]}, {ids[1]} and 2 more" in retried and "4 done" in retried
+    assert f"{ids[0]} and 3 more" in retried and "4 done" in retried
     assert "0-1-1" in lost and "1 not found" in lost and "done" not in lost
 
 

@@ -140,7 +140,7 @@ def test_health_exits_5_when_no_worker_answers_and_1_when_somebody_else_does(cli
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
     ran = cli("health", "--port", port)
-    assert ran.status == 5 and f"no worker answers at http://127.0.0.1:{port}: Connection refused" in ran.err
+    assert ran.status == 5 and f"nobody answers at http://127.0.0.1:{port}: Connection refused" in ran.err
     assert ran.err.count("\n") == 1
     ran = cli("health", "--url", "http://u:s3cret@127.0.0.1:" + port)
     assert ran.status == 5 and "s3cret" not in ran.err

@@ -158,7 +158,7 @@ def test_tls_and_passwords_are_taken_as_users_write_them() -> None:
     exec(TLS, names)
     DeadLetterQueue(redis=names["redis"])
     dlq = DeadLetterQueue(AUTHENTICATION, DeadLetterConfig(redis_url=AUTHENTICATION))
-    assert "password" not in repr(dlq) + repr(dlq.config)
+    assert ":password@" not in repr(dlq) + repr(dlq.config)
 
 
 APP = """\

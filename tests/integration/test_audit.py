@@ -85,6 +85,7 @@ async def test_a_verb_is_one_intent_and_one_outcome_with_the_same_names(queues: 
     assert len({entry.call for entry in entries}) == 3 and len({entry.request_id for entry in entries}) == 2
     assert [json.loads(entry.which) for entry in entries[1::2]] == [{"ids": [id]} for id in (ids[0], ids[0], ids[1])]
     assert [entry.why for entry in entries[1::2]] == ["look at it", "", "test data"]
+    assert [entry.delay_ms for entry in entries] == [0, 0, 60_000, 60_000, 0, 0]
 
 
 async def test_a_bulk_verb_is_two_entries_whatever_the_number_of_letters(queues: Queues) -> None:

@@ -131,7 +131,7 @@ def test_settings_of_the_environment(redis_url: str) -> None:
     with pytest.raises(ConfigError):
         DeadLetterQueue.from_env({})
     with pytest.raises(ConfigError):
-        DeadLetterQueue("http://localhost")
+        DeadLetterQueue("ftp://localhost")
 
 
 async def test_in_an_event_loop_it_says_what_to_use(queue: DeadLetterQueue) -> None:

@@ -14,7 +14,7 @@ from tests.integration.conftest import Queues
 from tests.support.service import app_of, client_of, known_as
 from uno.event_bus.dead_letter.remote.problems import STATUS
 from uno.event_bus.dead_letter.service.app import OPERATIONS
-from uno.event_bus.dead_letter.service.caller import ADMIN, ANYONE, CAPTURE, NOBODY, OPERATE, READ, Caller
+from uno.event_bus.dead_letter.service.caller import ADMIN, ANY_ROLE, ANYONE, CAPTURE, NOBODY, OPERATE, READ, Caller
 from uno.event_bus.dead_letter.service.openapi import description
 
 pytestmark = pytest.mark.usefixtures("server")
@@ -22,7 +22,12 @@ pytestmark = pytest.mark.usefixtures("server")
 
 JSON = {"content-type": "application/json"}
 
-INCLUDED = {CAPTURE: {CAPTURE}, READ: {READ}, OPERATE: {OPERATE, READ}, ADMIN: {CAPTURE, READ, OPERATE, ADMIN}}
+INCLUDED = {
+    CAPTURE: {ANY_ROLE, CAPTURE},
+    READ: {ANY_ROLE, READ},
+    OPERATE: {ANY_ROLE, OPERATE, READ},
+    ADMIN: {ANY_ROLE, CAPTURE, READ, OPERATE, ADMIN},
+}
 
 
 # -- roles ------------------------------------------------------------------------------------------------

@@ -151,7 +151,7 @@ async def test_an_outage_is_said_once_and_not_by_every_role_for_ever(
             await finish(load)
             await eventually(lambda: any(line.startswith("over after") for line in caplog.messages))
         await load.worker.aclose()
-    about = ("refused", "reset", "lost. at", "unavailable", "proxy.sock")
+    about = ("refused", "reset", "closed before", "lost. at", "unavailable", "proxy.sock")
     said = [line for line in caplog.messages if any(word in line for word in about)]
     failures = [line for line in said if not line.startswith("over after")]
     assert 1 <= len(failures) <= 5, said  # how the connections break: on read, on write, on connect

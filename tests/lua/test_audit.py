@@ -33,7 +33,7 @@ async def test_an_entry_is_read_as_it_was_written(audit: Audit, server: Server) 
     assert page.entries == [msgspec.structs.replace(outcome, id=id)]
     assert before <= page.entries[0].at_ms <= server.client.time()[0] * 1000 + 1000
     [(_, fields)] = server.client.xrange(KEY)
-    assert [name.decode() for name in fields][:3] == ["call", "phase", "v"] and len(fields) == 14
+    assert [name.decode() for name in fields][:3] == ["call", "phase", "v"] and len(fields) == 15
 
 
 async def test_entries_are_read_newest_first_page_by_page(audit: Audit) -> None:

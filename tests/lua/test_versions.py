@@ -83,6 +83,8 @@ async def test_every_script_is_asked(look: Look) -> None:
         "enlist",
         "resign",
         "roster",
+        "audit",
+        "audited",
     }
     assert look.letters == []
 

@@ -11,6 +11,7 @@ from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 from redis.cluster import RedisCluster
 
 from tests.support import binaries
+from tests.support.servers import CONFIGURATION
 from uno.event_bus.dead_letter.store.local_cluster import LocalCluster
 from uno.event_bus.dead_letter.store.local_node import HOST
 
@@ -22,7 +23,8 @@ class Cluster(LocalCluster):
     """A cluster of one server; `name` is one of `binaries.SERVERS`, the rest is for `LocalCluster`."""
 
     def __init__(self, name: str = binaries.EMBEDDED, **options: Any) -> None:
-        super().__init__(binaries.binary(name), **options)  # fails or skips the test before anything is made
+        binary = binaries.binary(name)  # fails or skips the test before anything is made
+        super().__init__(binary, config_file=CONFIGURATION, **options)
         self.name = name
         self.version = tuple(map(int, name.partition("-")[2].split(".")))
         self._client: RedisCluster | None = None

@@ -10,7 +10,7 @@ from typing import Any, Self
 from tests.support.crews import Crew, Leases
 from tests.support.servers import Server
 from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue, DeadLetterReason
-from uno.event_bus.dead_letter.operations import QueueStats
+from uno.event_bus.dead_letter.books import QueueStats
 
 QUEUE = "kills"
 

@@ -22,15 +22,14 @@ from redis.retry import Retry
 
 from tests.support import binaries
 
-# Nothing is saved, nothing is evicted; stream nodes as the shipped redis.conf has them.
+CONFIGURATION = Path(__file__).parents[2] / "deploy" / "redis" / "redis.conf"
+"""The file that we ship: every server of the tests starts with it; what follows on the command line overrules it."""
+
+# No disk, and no bound of memory, but where a test asks for it.
 SETTINGS = (
-    (
-        "--port 0 --save '' --appendonly no --maxmemory-policy noeviction --stream-node-max-bytes 1024 "
-        "--unixsocket server.sock --unixsocketperm 700 --logfile server.log --daemonize no"
-    )
-    .replace("''", "")
-    .split(" ")
-)
+    "--port", "0", "--save", "", "--appendonly", "no", "--maxmemory", "0",
+    "--unixsocket", "server.sock", "--unixsocketperm", "700", "--logfile", "server.log", "--daemonize", "no",
+)  # fmt: skip
 
 START_SECONDS = 20.0
 _PR_SET_PDEATHSIG = 1
@@ -98,7 +97,7 @@ class Server:
 
     def start(self) -> None:
         """Start it, and return when it answers."""
-        command = [str(self._binary), *SETTINGS, *self.options]
+        command = [str(self._binary), str(CONFIGURATION), *SETTINGS, *self.options]
         self._process = subprocess.Popen(
             command,
             cwd=self.folder,

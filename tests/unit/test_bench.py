@@ -27,8 +27,8 @@ from uno.event_bus.dead_letter.bench.outage import Outage
 from uno.event_bus.dead_letter.bench.plan import Plan
 from uno.event_bus.dead_letter.bench.report import Setup
 from uno.event_bus.dead_letter.bench.reporter import books_of
+from uno.event_bus.dead_letter.books import QueueStats
 from uno.event_bus.dead_letter.errors import ConfigError
-from uno.event_bus.dead_letter.operations import QueueStats
 
 # -- histograms -------------------------------------------------------------------------------------------
 

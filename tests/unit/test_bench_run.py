@@ -7,7 +7,7 @@ import pytest
 
 from uno.event_bus.dead_letter.bench import Options, Watch, run
 from uno.event_bus.dead_letter.bench.place import Place
-from uno.event_bus.dead_letter.operations import QueueStats
+from uno.event_bus.dead_letter.books import QueueStats
 from uno.event_bus.dead_letter.store.connect import seeds_of
 from uno.event_bus.dead_letter.store.store import Store
 

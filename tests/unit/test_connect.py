@@ -34,7 +34,7 @@ def test_a_target_shows_its_address_and_never_a_password(url: str, address: str)
 def test_a_target_keeps_how_the_users_client_connects() -> None:
     """TLS stays TLS, a socket a socket, database and user what they were; retries and decoding do not."""
     pool = target_of("rediss://user:pw@h:1/2?ssl_cert_reqs=none").pool(name="n", size=3, timeout_s=2.5)
-    assert pool.connection_class is SSLConnection
+    assert issubclass(pool.connection_class, SSLConnection)
     assert type(pool) is ConnectionPool
     options = pool.connection_kwargs
     assert (options["username"], options["password"], options["db"], options["ssl_cert_reqs"]) == (

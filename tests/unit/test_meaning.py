@@ -11,8 +11,8 @@ from uno.event_bus.dead_letter.store.meaning import Meaning, NotConnected, class
 
 MEANINGS = {
     "AskError": Meaning.ASK,
-    "AuthenticationError": Meaning.FATAL,
-    "AuthenticationWrongNumberOfArgsError": Meaning.FATAL,
+    "AuthenticationError": Meaning.LOCKED_OUT,
+    "AuthenticationWrongNumberOfArgsError": Meaning.LOCKED_OUT,
     "AuthorizationError": Meaning.FATAL,
     "BusyLoadingError": Meaning.DEGRADED,
     "ChildDeadlockedError": Meaning.FATAL,
@@ -104,7 +104,7 @@ def test_an_exception_of_redis_py_means_what_the_table_says(kind: type[Exception
         ),
         (redis.ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value"), Meaning.FATAL),
         (redis.ResponseError("NOPERM User x has no permissions to run the 'evalsha' command"), Meaning.FATAL),
-        (redis.ResponseError("NOAUTH Authentication required."), Meaning.FATAL),
+        (redis.ResponseError("NOAUTH Authentication required."), Meaning.LOCKED_OUT),
         (redis.ResponseError("UPGRADE 2"), Meaning.REFUSED),
         (redis.ResponseError("LAYOUT 3"), Meaning.REFUSED),
     ],

@@ -24,6 +24,7 @@ FIELDS = {
     b"ordering_key": b"order-7",
     b"dedupe_key": b"k",
     b"content_type": b"application/json",
+    b"encoding": b"",
     b"headers": b'{"traceparent":"00-1-2-01","n":1}',
     b"payload": b'{"n":1}',
 }

@@ -22,7 +22,7 @@ class Status(IntEnum):
     REFUSED = 4
     """The queue, the letter's state or the operator said no."""
     UNREACHABLE = 5
-    """Redis did not answer."""
+    """Redis, or the service, did not answer."""
 
 
 INTERRUPTED: Final = 130

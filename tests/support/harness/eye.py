@@ -11,8 +11,8 @@ import anyio
 from tests.support.harness.checker import EndState
 from tests.support.harness.history import Journal
 from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterError, DeadLetterQueue
+from uno.event_bus.dead_letter.books import QueueStats
 from uno.event_bus.dead_letter.letter import NewLetter
-from uno.event_bus.dead_letter.operations import QueueStats
 
 __all__ = ["Eye"]
 

@@ -24,7 +24,7 @@ from tests.support.harness.source import source_of
 from tests.support.harness.wires import Wire
 from tests.support.servers import Server
 from uno.event_bus.dead_letter import DeadLetterQueue
-from uno.event_bus.dead_letter.operations import QueueStats
+from uno.event_bus.dead_letter.books import QueueStats
 from uno.event_bus.dead_letter.store.layout import shard_key, shard_tag, slot_of
 from uno.event_bus.dead_letter.store.local_node import LocalNode
 

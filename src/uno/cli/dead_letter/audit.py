@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 ROWS_OF_A_TABLE: Final = 100
 
-IDS_SHOWN: Final = 2
+WIDE: Final = 110
+"""Columns of a terminal from which the table also shows why, and in which request."""
+
+LONGEST_CELL: Final = 80
+
+IDS_SHOWN: Final = 1
 
 NO_OUTCOME: Final = "no outcome"
 
@@ -103,23 +108,17 @@ def _which(entry: "AuditEntry") -> dict[str, Any]:
 
 
 async def _print_table(found: "AsyncIterator[AuditEntry]", limit: int) -> None:
-    rows = table("when", "who", "verb", "letters", "outcome", "why", "request")
+    shown = console()
+    rows = table("when", "who", "verb", "letters", "outcome", *(("why", "request") if shown.width >= WIDE else ()))
     more = False
     async for entry in found:
         if limit and rows.row_count == limit:
             more = True
             break
-        rows.add_row(
-            _moment(entry.at_ms),
-            one_line(entry.who, 60),
-            one_line(entry.verb, 20),
-            one_line(_letters(entry), 80),
-            one_line(_outcome(entry), 80),
-            one_line(entry.why, 60),
-            one_line(entry.request_id, 40),
-        )
+        cells = [_moment(entry.at_ms), entry.who, entry.verb, _letters(entry), _outcome(entry)]
+        cells += [entry.why, entry.request_id] if shown.width >= WIDE else []
+        rows.add_row(*(one_line(cell, LONGEST_CELL) for cell in cells))
     if rows.row_count:
-        shown = console()
         fit(rows, shown.width, "who", "letters", "outcome", "why", "request")
         shown.print(rows)
     note(f"{rows.row_count} shown" + (", and there are older ones (--limit 0: all)" if more else ""))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from uno.event_bus.dead_letter import DeadLetterQueue, Letter, SpoolStats
-    from uno.event_bus.dead_letter.operations import QueueStats
+    from uno.event_bus.dead_letter.books import QueueStats
 
 ROWS_OF_A_TABLE: Final = 100
 

@@ -77,19 +77,19 @@ def _books(report: "VerifyReport") -> str:
 @output_option
 @click.option("--url", metavar="URL", help="Ask the worker or service that has its probes there: http://worker:9464.")
 @click.option("--port", type=click.IntRange(1, 65_535), metavar="PORT", help="The same, for one of this machine.")
-@click.option("--live", is_flag=True, help="With these: ask only whether the worker's process gets on.")
+@click.option("--live", is_flag=True, help="With these: ask only whether the process gets on.")
 @queue_options
 def health(
     output: str | None, url: str | None, port: int | None, live: bool, redis_url: str | None, queue: str | None
 ) -> int:
-    """Check that the queue is fit to work, or that a worker does; exit status 0 only if it is so.
+    """Check that the queue is fit to work, or that a worker or service is; exit status 0 only if it is so.
 
     Of the queue: every shard answers a script, the server does not evict keys, layout and protocol fit this
     version, and the spool, where there is one, has room.
 
     With --url or --port, of the worker with that --metrics-port: is it at work on its shards, and do they answer?
-    Of the service at that port: do the queue's shards answer? With --live: does its process make progress? That alone
-    is a reason to restart it. Exit status 5: nobody answers.
+    Of the service at that port: do the queue's shards answer? It needs no token. With --live: does the process make
+    progress? That alone is a reason to restart it. Exit status 5: nobody answers.
 
     An https:// URL is checked by the system's authorities, or those of DLQ_SERVICE_CA_FILE.
 
@@ -103,7 +103,7 @@ def health(
         raise Failure("--url and --port name the same: drop one of them", Status.USAGE)
     if url is None and port is None:
         if live:
-            raise Failure("--live is a question for a worker: name it with --url or --port", Status.USAGE)
+            raise Failure("--live is a question for a worker or service: name it with --url or --port", Status.USAGE)
         return run_async(partial(on_queue, partial(_of_queue, output), redis_url, queue))
     return _of_worker(url or f"http://127.0.0.1:{port}", "/livez" if live else "/readyz", output)
 

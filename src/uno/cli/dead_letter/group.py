@@ -34,13 +34,14 @@ COMMANDS = {
 def dead_letter() -> None:
     """Keep failed events, try them again, and look after those that nothing could cure.
 
-    Commands find Redis by --redis-url, else DLQ_REDIS_URL, else REDIS_URL; every other setting is a DLQ_…
-    variable. What they print on a terminal is for people; anywhere else it is JSON (choose with -o).
+    Commands find the queue by --redis-url, else a service in front of it by DLQ_SERVICE_URL, else DLQ_REDIS_URL, else
+    REDIS_URL; every other setting is a DLQ_… variable. What they print on a terminal is for people; anywhere else it
+    is JSON (choose with -o).
 
     Exit status:
       0 ok                       3 no such letter, or queue
       1 failure                  4 refused, or in conflict
-      2 usage or settings        5 Redis cannot be reached
+      2 usage or settings        5 Redis, or the service, cannot be reached
 
     Examples:
       uno dead-letter worker --app shop.events:queue

@@ -12,6 +12,7 @@ __all__ = [
     "filters_of",
     "output_option",
     "queue_options",
+    "redis_options",
     "sure_options",
     "together",
 ]
@@ -35,14 +36,24 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
     return add
 
 
+_named = together(
+    click.option("--queue", metavar="NAME", help="Name of the queue; else DLQ_QUEUE, else 'default'."),
+    click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
+)
+
 queue_options = together(
     click.option(
         "--redis-url",
         metavar="URL",
         help="Where the letters live; else DLQ_SERVICE_URL, a service in front of them, else DLQ_REDIS_URL, REDIS_URL.",
     ),
-    click.option("--queue", metavar="NAME", help="Name of the queue; else DLQ_QUEUE, else 'default'."),
-    click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
+    _named,
+)
+
+# Of commands that need Redis itself.
+redis_options = together(
+    click.option("--redis-url", metavar="URL", help="Where the letters live; else DLQ_REDIS_URL, else REDIS_URL."),
+    _named,
 )
 
 output_option = click.option(

@@ -16,7 +16,7 @@ LONGEST_ANSWER: Final = 65_536
 
 
 def probe(url: str, path: str) -> dict[str, Any]:
-    """Return what the worker at this URL answers to ``/livez`` or ``/readyz``; its ``ok`` is the verdict.
+    """Return what the worker or service at this URL answers to ``/livez`` or ``/readyz``; its ``ok`` is the verdict.
 
     Goes straight there, whatever proxies the environment names. Raises `Failure`: status 2 for what is no URL, 5 when
     nobody answers, 1 when somebody else does.
@@ -27,7 +27,7 @@ def probe(url: str, path: str) -> dict[str, Any]:
     except ValueError:
         port = -1
     if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
-        raise Failure("--url is no URL of a worker: wanted is http://host:port", Status.USAGE)
+        raise Failure("--url is no URL of a worker or service: wanted is http://host:port", Status.USAGE)
     where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     connection = _connection(parts.scheme, parts.hostname, port)
     try:
@@ -36,7 +36,7 @@ def probe(url: str, path: str) -> dict[str, Any]:
         status, body = answer.status, answer.read(LONGEST_ANSWER)
     except (OSError, HTTPException) as error:
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise Failure(f"no worker answers at {where}: {why}", Status.UNREACHABLE) from error
+        raise Failure(f"nobody answers at {where}: {why}", Status.UNREACHABLE) from error
     finally:
         connection.close()
     try:
@@ -44,7 +44,9 @@ def probe(url: str, path: str) -> dict[str, Any]:
     except ValueError:
         told = None
     if status not in (200, 503) or not isinstance(told, dict) or told.get("ok") is not (status == 200):
-        raise Failure(f"what answers at {where}{path} is no worker (HTTP {status})", Status.FAILURE)
+        raise Failure(
+            f"what answers at {where}{path} is neither a worker nor a service (HTTP {status})", Status.FAILURE
+        )
     return told
 
 

@@ -12,7 +12,7 @@ from uno.cli.dead_letter.options import (
     filter_options,
     filters_of,
     output_option,
-    queue_options,
+    redis_options,
     sure_options,
 )
 from uno.cli.dead_letter.output import format_of, progress, write_record
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--max-concurrent", default=10, show_default=True, type=click.IntRange(1), help="Handlers at a time.")
 @sure_options
 @output_option
-@queue_options
+@redis_options
 def replay(
     app: str | None,
     redis_url: str | None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from uno.cli.command import Command
-from uno.cli.dead_letter.options import app_option, queue_options
+from uno.cli.dead_letter.options import app_option, redis_options
 from uno.cli.dead_letter.process import exposed, heed_signals, metrics_options, of_process, open_when_there, trace
 from uno.cli.dead_letter.session import run_async
 
@@ -25,7 +25,7 @@ logger = logging.getLogger("uno.dead_letter.worker")
 
 @click.command("worker", cls=Command)
 @app_option
-@queue_options
+@redis_options
 @metrics_options
 def worker(
     app: str | None, redis_url: str | None, queue: str | None, metrics_port: int | None, metrics_host: str | None

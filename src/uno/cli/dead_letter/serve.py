@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from uno.cli.command import Command
-from uno.cli.dead_letter.options import queue_options
+from uno.cli.dead_letter.options import redis_options
 from uno.cli.dead_letter.process import exposed, heed_signals, metrics_options, of_process, open_when_there, trace
 from uno.cli.dead_letter.run import work
 from uno.cli.dead_letter.session import run_async
@@ -33,7 +33,7 @@ EXTRA: Final = ("httptools", "starlette", "uvicorn")
 @click.option("--tokens-file", metavar="FILE", help="Who may come in; else DLQ_SERVICE_TOKENS_FILE, else anyone.")
 @click.option("--app", metavar="MODULE:QUEUE", help="With DLQ_WORKER_MODE=true: whose handlers run, as of `worker`.")
 @metrics_options
-@queue_options
+@redis_options
 def service(
     host: str | None,
     port: int | None,
@@ -46,8 +46,8 @@ def service(
 ) -> int:
     """Serve the queue over HTTP, until told to stop; as many processes as wanted serve one queue.
 
-    What it offers is described at /openapi.json. /healthz tells whether the process runs, /readyz whether its
-    queue answers. Redis may be away, at the start as later: it is waited for, and /readyz says so.
+    What it offers is described at /docs, and for programs at /openapi.json. /healthz tells whether the process runs,
+    /readyz whether its queue answers. Redis may be away, at the start as later: it is waited for, and /readyz says so.
 
     At an address that others reach it asks for tokens: see `uno dead-letter token`. The file is read anew when it
     changes. DLQ_SERVICE_CERT_FILE and DLQ_SERVICE_KEY_FILE make it https. With DLQ_WORKER_MODE=true the process
@@ -57,7 +57,7 @@ def service(
     DLQ_SHUTDOWN_GRACE seconds, streams end. A second signal leaves at once.
 
     Examples:
-      DLQ_SERVICE_PORT=8000 DLQ_REDIS_URL=redis://redis:6379/0 uno dead-letter service
+      uno dead-letter service --redis-url redis://redis:6379/0
       uno dead-letter service --host 0.0.0.0 --tokens-file /run/secrets/dlq-tokens
     """
     _require_extra()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from uno.event_bus.dead_letter.actor import acting_as
     from uno.event_bus.dead_letter.backoff import DelayList, ExponentialBackoff, FixedDelay
+    from uno.event_bus.dead_letter.books import QueueStats, VerifyReport
     from uno.event_bus.dead_letter.config import DeadLetterConfig
     from uno.event_bus.dead_letter.decision import Discard, Park, RetryLater
     from uno.event_bus.dead_letter.errors import (
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
         StoreUnavailable,
     )
     from uno.event_bus.dead_letter.letter import DeadLetterReason, Letter, LetterState
-    from uno.event_bus.dead_letter.operations import QueueStats, VerifyReport
     from uno.event_bus.dead_letter.queue import DeadLetterQueue
     from uno.event_bus.dead_letter.replay import ReplayReport
     from uno.event_bus.dead_letter.retry import PolicyByException, RetryPolicy
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "actor": ("acting_as",),
     "backoff": ("DelayList", "ExponentialBackoff", "FixedDelay"),
+    "books": ("QueueStats", "VerifyReport"),
     "config": ("DeadLetterConfig",),
     "decision": ("Discard", "Park", "RetryLater"),
     "errors": (
@@ -62,7 +63,6 @@ _HOMES = {
         "StoreUnavailable",
     ),
     "letter": ("DeadLetterReason", "Letter", "LetterState"),
-    "operations": ("QueueStats", "VerifyReport"),
     "queue": ("DeadLetterQueue",),
     "replay": ("ReplayReport",),
     "retry": ("PolicyByException", "RetryPolicy"),

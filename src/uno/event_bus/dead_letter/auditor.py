@@ -16,7 +16,7 @@ import anyio
 import msgspec
 
 from uno.event_bus.dead_letter.actor import current_actor
-from uno.event_bus.dead_letter.bulk import BulkReport
+from uno.event_bus.dead_letter.bulk import BulkReport, OperatorVerb
 from uno.event_bus.dead_letter.errors import DeadLetterError, StoreUnavailable
 from uno.event_bus.dead_letter.store.audit import Audit, AuditEntry
 from uno.event_bus.dead_letter.where import Where
@@ -51,17 +51,20 @@ class Deed:
     count: int | None = None
     """Letters that are named by id."""
     why: str = ""
+    delay_ms: int = 0
+    """Of a retry: due so much later."""
 
 
-def by_ids(verb: str, ids: list[str], why: str = "") -> Deed:
+def by_ids(verb: OperatorVerb, ids: list[str]) -> Deed:
     """Return a deed on letters that are named."""
-    return Deed(verb, _which("ids", ((str(id), None) for id in ids), len(ids)), len(ids), why)
+    which = _which("ids", ((str(id), None) for id in ids), len(ids))
+    return Deed(verb.name, which, len(ids), verb.why, verb.delay_ms)
 
 
-def matching(verb: str, where: Where, why: str = "") -> Deed:
+def matching(verb: OperatorVerb, where: Where) -> Deed:
     """Return a deed on every letter that matches."""
     values = [(value, name) for name, values in where.conditions().items() for value in values]
-    return Deed(verb, _which("where", values, len(values)), None, why)
+    return Deed(verb.name, _which("where", values, len(values)), None, verb.why, verb.delay_ms)
 
 
 def _which(kind: str, values: Iterable[tuple[str, str | None]], count: int) -> str:
@@ -105,6 +108,7 @@ async def recorded(audit: Audit, deed: Deed, report: BulkReport | None = None) -
         which=deed.which,
         count=deed.count,
         why=clipped(deed.why, LONGEST_WHY),
+        delay_ms=deed.delay_ms,
     )
     try:
         await audit.audit(intent)

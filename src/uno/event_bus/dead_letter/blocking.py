@@ -20,10 +20,10 @@ from weakref import WeakSet
 
 from opentelemetry.trace import TracerProvider
 
+from uno.event_bus.dead_letter.books import QueueStats
 from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.errors import StoreUnavailable
 from uno.event_bus.dead_letter.letter import Letter
-from uno.event_bus.dead_letter.operations import QueueStats
 from uno.event_bus.dead_letter.queue import DeadLetterQueue as AsyncQueue
 from uno.event_bus.dead_letter.spool.spool import SENDER
 from uno.event_bus.dead_letter.store.connect import Client, seeds_of

@@ -54,25 +54,29 @@ class OperatorVerb(NamedTuple):
     takes: tuple[str, ...]
     """States that it takes letters from."""
     act: Callable[[Shard, Sequence[Seen]], Awaitable[list[Answer]]]
+    why: str = ""
+    """The operator's own words."""
+    delay_ms: int = 0
+    """Of a retry: due so much later."""
 
 
 def retrying(delay: float) -> OperatorVerb:
     """Return the verb that sends letters back, due after so many seconds. Raises `ConfigError`."""
     delay_ms = int(require_seconds("delay", delay) * 1000)
     takes = ("waiting", "scheduled", "suspect", "held", "parked")
-    return OperatorVerb("retry", takes, partial(Shard.reschedule, delay_ms=delay_ms))
+    return OperatorVerb("retry", takes, partial(Shard.reschedule, delay_ms=delay_ms), delay_ms=delay_ms)
 
 
 def parking(why: str) -> OperatorVerb:
     """Return the verb that stops retries. Raises `ConfigError`."""
     takes = ("waiting", "scheduled", "suspect", "held")
-    return OperatorVerb("park", takes, partial(Shard.park, reason=_sound(why)))
+    return OperatorVerb("park", takes, partial(Shard.park, reason=_sound(why)), why)
 
 
 def discarding(why: str) -> OperatorVerb:
     """Return the verb that removes letters. Raises `ConfigError`."""
     takes = ("waiting", "leased", "scheduled", "suspect", "held", "parked")
-    return OperatorVerb("discard", takes, partial(Shard.discard, why=_sound(why)))
+    return OperatorVerb("discard", takes, partial(Shard.discard, why=_sound(why)), why)
 
 
 def _sound(why: str) -> str:

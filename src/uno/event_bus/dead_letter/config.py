@@ -54,18 +54,28 @@ class DeadLetterConfig(Settings):
     """
 
     redis_username: str | None = setting(None, Text(r"[^\x00-\x20]{1,256}", "a name of an ACL user", optional=True))
-    """User of Redis's ACL, for a `redis_url` that names none; None: the default user."""
+    """User of Redis's ACL, for a `redis_url` that names none; None: the default user.
+
+    This, the password and the files below are for URLs: a client that is passed keeps what it has. Where a URL and one
+    of them say different things, neither wins: `ConfigError`.
+    """
 
     redis_password: str | None = setting(None, Secret(), redact=hidden)
     """Password of that user, for a `redis_url` without one; `redis_password_file` keeps it out of the environment."""
 
     redis_password_file: str | None = setting(None, PATH)
-    """File whose first line is that password; read when connections are made, so that it may be rotated."""
+    """File whose first line is that password; read when connections are made, so that it may be rotated.
+
+    One that cannot be read, or is empty: `ConfigError` when the queue is opened, later `StoreUnavailable` of new
+    connections. So it is with the next three files, which are looked at for each connection, too.
+    """
 
     redis_ca_file: str | None = setting(None, PATH)
     """Certificates (PEM) of the authorities that Redis's certificate is checked by, with ``rediss://``.
 
-    None: those of the system. That the certificate is of the host's name is always checked.
+    None: those of the system. That the certificate is of the host's name is always checked, and TLS is 1.2 or later.
+    With ``redis://`` this and the next two are `ConfigError`: nothing is sent in the clear by mistake. A URL with
+    ``?ssl_cert_reqs=none`` checks nothing, and logs a warning.
     """
 
     redis_cert_file: str | None = setting(None, PATH)
@@ -256,7 +266,7 @@ class DeadLetterConfig(Settings):
     audit_length: int = setting(100_000, Whole(0, 10**9, "entries", ", 0 to keep all"))
     """Entries that the audit stream keeps, about: two for each call of an operator's verb; the oldest go first.
 
-    An entry costs about 130 bytes of the server's memory, and one that names many letters by id up to 6 KiB.
+    An entry costs about 150 bytes of the server's memory, and one that names many letters by id up to 6 KiB.
     """
 
     metrics_port: int | None = setting(None, Port())

@@ -225,6 +225,11 @@ class NotReplicated(DeadLetterError):
 class StoreUnavailable(DeadLetterError):
     """Raised when Redis did not answer in time, or answered that it cannot serve now; worth another try.
 
+    Of a remote queue: when the service did not, or says that Redis has not.
+
+    So is a TLS handshake that failed, whatever the reason; and once a queue is open, a user or a password that Redis
+    refuses, and a file of theirs that cannot be read: it may be rotated just now.
+
     ``certain`` is True when the command was certainly not executed: then any repeat is safe. Otherwise it may
     have been: repeating a capture is safe only if the first call named an event id (or ``dedupe_key``) and the
     repeat names the same within ``dedupe_window``; an id that the engine made up is new in each call.
@@ -235,7 +240,9 @@ class StoreUnavailable(DeadLetterError):
     def __init__(self, why: str, *, certain: bool = False) -> None:
         self.why = why
         self.certain = certain
-        super().__init__(f"Redis is unavailable ({why}): {'nothing was written' if certain else 'outcome unknown'}")
+        # The reason begins with a service's URL where it is that who did not answer.
+        who = "the service" if why.startswith(("http://", "https://")) else "Redis"
+        super().__init__(f"{who} is unavailable ({why}): {'nothing was written' if certain else 'outcome unknown'}")
 
     def unsure(self) -> "StoreUnavailable":
         """Return the same error of a call of which an earlier try may have run."""

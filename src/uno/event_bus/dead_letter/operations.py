@@ -4,10 +4,11 @@ import json
 import logging
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
 
+from uno.event_bus.dead_letter import books
 from uno.event_bus.dead_letter.auditor import Deed, by_ids, matching, recorded
+from uno.event_bus.dead_letter.books import QueueStats, VerifyReport
 from uno.event_bus.dead_letter.bulk import (
     Answered,
     Bulk,
@@ -25,7 +26,6 @@ from uno.event_bus.dead_letter.doctor import Finding, examine
 from uno.event_bus.dead_letter.errors import ConfigError, LetterNotFound
 from uno.event_bus.dead_letter.letter import Letter
 from uno.event_bus.dead_letter.rules import require_whole
-from uno.event_bus.dead_letter.spool.folder import SpoolStats
 from uno.event_bus.dead_letter.store import browse
 from uno.event_bus.dead_letter.store.audit import LARGEST_PAGE, AuditPage
 from uno.event_bus.dead_letter.store.registry import WorkerInfo
@@ -33,26 +33,9 @@ from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.store.store import Store
 from uno.event_bus.dead_letter.where import Where
 
-__all__ = ["Operations", "QueueStats", "VerifyReport", "Violation"]
+__all__ = ["Operations"]
 
 logger = logging.getLogger(__name__)
-
-TOTALS = (
-    "captured",
-    "resolved",
-    "retried",
-    "parked",
-    "released",
-    "discarded",
-    "expired",
-    "orphaned",
-    "lost_externally",
-    "crashed",
-    "redriven",
-    "repeated",
-    "new_error_groups",
-)
-"""Totals of a queue since it was made; `parked` is how often, not how many are parked now."""
 
 SCANS_A_PAGE: Final = 4
 """Calls to shards for one page, each of which looks at 500 letters, or 4 MiB of them, at most."""
@@ -62,77 +45,6 @@ PAGE_BYTES: Final = 1024 * 1024
 
 _CURSOR: Final = re.compile(r"(0|[1-9][0-9]{0,3}):(-|[0-9]{1,20}-[0-9]{1,20})")
 """Shard, and the stream id of the letter that was looked at last."""
-
-PLACES_A_CALL: Final = 500
-"""Entries and rows that one call of `verify` checks, at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class QueueStats:
-    """What a queue holds now and has done so far."""
-
-    queue: str
-    shards: int
-    open: int
-    """Letters in any state."""
-    waiting: int
-    leased: int
-    scheduled: int
-    suspects: int
-    held: int
-    parked: int
-    error_groups: int
-    consumers: int
-    totals: dict[str, int]
-    now_ms: int
-    """The server's time."""
-    oldest_ms: int | None
-    """When the oldest open letter was captured."""
-    next_due_ms: int | None
-    by_shard: list[dict[str, int | str]] = field(repr=False)
-    spool: SpoolStats | None = None
-    """What waits on this machine to come in; None without ``spool_dir``, and when the disk does not tell."""
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """An invariant that a letter breaks.
-
-    `kind` is ``orphan`` (in no state), ``twice`` (in several), ``row`` (an index names a letter that is gone),
-    ``ahead`` (an index names a letter that was not taken in), ``token`` (a lease's token was never drawn) or
-    ``drift`` (letters are gone without an end).
-    """
-
-    kind: str
-    letter_id: str
-    where: str
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyReport:
-    """What `verify` found: the invariants, and the books."""
-
-    violations: list[Violation]
-    letters: int
-    captured: int
-    resolved: int
-    discarded: int
-    expired: int
-    orphaned: int
-    lost_externally: int
-
-    @property
-    def difference(self) -> int:
-        """Captured letters that are neither here nor have come to an end, which `verify` names as ``drift``.
-
-        Below 0: letters that strangers have put into the stream, and no worker has come to yet; no violation.
-        """
-        return self.captured - (self.resolved + self.discarded + self.expired + self.lost_externally + self.letters)
-
-    @property
-    def clean(self) -> bool:
-        """Whether every invariant holds. Letters that strangers deleted are counted, not a violation."""
-        return not self.violations
 
 
 class Operations:
@@ -214,20 +126,20 @@ class Operations:
 
     async def park(self, letter_id: str, why: str) -> None:
         """Stop the retries of a letter. Raises `LetterNotFound`; `LetterStateConflict` when leased or parked."""
-        await self._operate(parking(why), letter_id, why)
+        await self._operate(parking(why), letter_id)
 
     async def discard(self, letter_id: str, why: str) -> None:
         """Remove a letter for good, also one that a worker has. Raises `LetterNotFound`."""
-        await self._operate(discarding(why), letter_id, why)
+        await self._operate(discarding(why), letter_id)
         logger.info(
             "letter %s is discarded: %r", letter_id, why, extra={"queue": self._store.queue, "letter_id": letter_id}
         )
 
-    async def _operate(self, verb: OperatorVerb, letter_id: str, why: str = "") -> None:
+    async def _operate(self, verb: OperatorVerb, letter_id: str) -> None:
         await self._store.open()
         answered: list[Answered] = []
         bulk = Bulk(self._store, verb, on_answers=answered.extend)
-        async with recorded(self._store.audit, by_ids(verb.name, [letter_id], why), bulk.report):
+        async with recorded(self._store.audit, by_ids(verb, [letter_id]), bulk.report):
             await bulk.on([letter_id])
             for _, _, error in answered:
                 if error is not None:
@@ -242,8 +154,7 @@ class Operations:
         that a worker has, is an answer. Any other error ends the work where it is; to repeat the call is safe. With
         `dry_run` the answers are those that would be given, and nothing is changed.
         """
-        how = f"due after {delay:g} s"
-        return await self._operate_on_many(retrying(delay), which, "", how, dry_run=dry_run, on_answers=on_answers)
+        return await self._operate_on_many(retrying(delay), which, f"due after {delay:g} s", dry_run, on_answers)
 
     async def discard_many(
         self, which: Which, why: str, *, dry_run: bool = False, on_answers: OnAnswers | None = None
@@ -252,11 +163,10 @@ class Operations:
 
         A filter without any field matches every letter of the queue.
         """
-        verb = discarding(why)
-        return await self._operate_on_many(verb, which, why, repr(why), dry_run=dry_run, on_answers=on_answers)
+        return await self._operate_on_many(discarding(why), which, repr(why), dry_run, on_answers)
 
     async def _operate_on_many(
-        self, verb: OperatorVerb, which: Which, why: str, how: str, *, dry_run: bool, on_answers: OnAnswers | None
+        self, verb: OperatorVerb, which: Which, how: str, dry_run: bool, on_answers: OnAnswers | None
     ) -> BulkReport:
         letters = chosen(which)
         await self._store.open()
@@ -265,9 +175,9 @@ class Operations:
             await bulk.on(letters)
             return bulk.report
         if isinstance(letters, Where):
-            deed, what = matching(verb.name, letters, why), f"{verb.name} {letters}"
+            deed, what = matching(verb, letters), f"{verb.name} {letters}"
         else:
-            deed, what = by_ids(verb.name, letters, why), f"{verb.name} {len(letters)} letters by id"
+            deed, what = by_ids(verb, letters), f"{verb.name} {len(letters)} letters by id"
         async with recorded(self._store.audit, deed, bulk.report):
             fields = {"queue": self._store.queue}
             logger.info("queue %s: %s begins, %s", self._store.queue, what, how, extra=fields)
@@ -310,36 +220,8 @@ class Operations:
 
     async def stats(self) -> QueueStats:
         """Return counts and totals: one bounded call a shard."""
-        return await self._stats(replica=self._replica)
-
-    async def _stats(self, *, replica: bool) -> QueueStats:
         await self._store.open()
-        rows = [await browse.stats(shard, replica=replica) for shard in self._store.shards]
-
-        def total(name: str) -> int:
-            return sum(int(row.get(name) or 0) for row in rows)
-
-        known = {name: total(name) for name in ("leased", "scheduled", "suspect", "held", "parked")}
-        oldest = [int(str(row["oldest"]).split("-")[0]) for row in rows if row["oldest"]]
-        due = [int(row["next_due"]) for row in rows if row["next_due"]]
-        return QueueStats(
-            queue=self._store.queue,
-            shards=len(rows),
-            open=total("open"),
-            waiting=max(total("open") - sum(known.values()), 0),
-            leased=known["leased"],
-            scheduled=known["scheduled"],
-            suspects=known["suspect"],
-            held=known["held"],
-            parked=known["parked"],
-            error_groups=total("error_groups"),
-            consumers=total("consumers"),
-            totals={name: total("parked_total" if name == "parked" else name) for name in TOTALS},
-            now_ms=max(int(row["now"]) for row in rows),
-            oldest_ms=min(oldest, default=None),
-            next_due_ms=min(due, default=None),
-            by_shard=rows,
-        )
+        return await books.stats_of(self._store, replica=self._replica)
 
     async def verify(self, *, on_progress: Callable[[float], None] | None = None) -> VerifyReport:
         """Check every invariant over the live queue, in bounded calls.
@@ -347,26 +229,7 @@ class Operations:
         `on_progress` hears after each of them how much is done: an estimate, from 0 to 1.
         """
         await self._store.open()
-        shards = list(self._store.shards)
-        places = [_places(await browse.stats(shard)) for shard in shards]
-        violations: list[Violation] = []
-        for at, shard in enumerate(shards):
-            async for part, checked in _verify(shard):
-                violations += [Violation(*found) for found in part.violations]
-                if not part.cursor and (part.drift > 0 or part.drift < -part.waiting):
-                    violations.append(Violation("drift", "", f"shard {shard.index}: {part.drift} letters"))
-                if on_progress is not None:
-                    checked = min(checked, places[at]) if part.cursor else places[at]
-                    on_progress((sum(places[:at]) + checked) / sum(places))
-        stats = await self._stats(replica=False)
-        return VerifyReport(
-            violations,
-            stats.open,
-            *(
-                stats.totals[name]
-                for name in ("captured", "resolved", "discarded", "expired", "orphaned", "lost_externally")
-            ),
-        )
+        return await books.verify(self._store, on_progress=on_progress)
 
 
 def _place(cursor: str, shards: int) -> tuple[int, bytes]:
@@ -377,19 +240,3 @@ def _place(cursor: str, shards: int) -> tuple[int, bytes]:
     if found is None or int(found[1]) >= shards or any(int(part or 0) >= 2**64 for part in found[2].split("-")):
         raise ConfigError(f"cursor is {cursor[:60]!r}; allowed are those that a page of this queue gave, and none")
     return int(found[1]), found[2].encode()
-
-
-async def _verify(shard: Shard) -> AsyncGenerator[tuple[browse.Verified, int]]:
-    """Yield the parts of a shard's check, each with the number of places that have been checked by then."""
-    cursor, checked = b"", 0
-    while cursor or not checked:
-        part = await browse.verify(shard, cursor)
-        cursor, checked = part.cursor, checked + PLACES_A_CALL
-        yield part, checked
-
-
-def _places(row: Mapping[str, int | str]) -> int:
-    """Return about how many entries and rows of a shard there are to check."""
-    rows = sum(int(row[name]) for name in ("scheduled", "suspect", "held", "parked"))
-    # Each row has an entry, and most have a state and a history, too.
-    return 4 * rows + 2 * int(row["leased"]) + 1

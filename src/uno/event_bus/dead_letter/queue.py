@@ -5,12 +5,13 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
 from opentelemetry import context as contexts
 from opentelemetry.trace import TracerProvider
 
+from uno.event_bus.dead_letter.books import QueueStats, VerifyReport
 from uno.event_bus.dead_letter.bulk import BulkReport, OnAnswers, Which
 from uno.event_bus.dead_letter.capture import ARGUMENTS, Capturer, check_metadata
 from uno.event_bus.dead_letter.codec import type_name
@@ -19,9 +20,7 @@ from uno.event_bus.dead_letter.doctor import Finding, examine_spool
 from uno.event_bus.dead_letter.errors import ConfigError, DeadLetterError
 from uno.event_bus.dead_letter.handlers import Handler, Handlers
 from uno.event_bus.dead_letter.letter import Letter, NewLetter
-from uno.event_bus.dead_letter.operations import Operations, QueueStats, VerifyReport
-from uno.event_bus.dead_letter.remote.operations import RemoteOperations
-from uno.event_bus.dead_letter.remote.store import RemoteStore
+from uno.event_bus.dead_letter.operations import Operations
 from uno.event_bus.dead_letter.replay import Replay, ReplayReport
 from uno.event_bus.dead_letter.retry import PolicyLike, RetryPolicy, as_policy, from_config
 from uno.event_bus.dead_letter.rules import require_whole
@@ -42,6 +41,9 @@ from uno.event_bus.dead_letter.where import Where
 from uno.event_bus.dead_letter.worker.session import ParkedHook, Report, Session
 from uno.event_bus.dead_letter.worker.vitals import Vitals
 from uno.event_bus.dead_letter.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from uno.event_bus.dead_letter.remote.operations import RemoteOperations
 
 __all__ = ["DeadLetterQueue"]
 
@@ -508,11 +510,13 @@ class DeadLetterQueue:
 
     # -- operators -----------------------------------------------------------------------------------
 
-    async def _operations(self) -> Operations | RemoteOperations:
+    async def _operations(self) -> "Operations | RemoteOperations":
         receiver = await self._storage.receiver()
-        if isinstance(receiver, RemoteStore):
-            return RemoteOperations(receiver)
-        return Operations(receiver, replica=self._config.read_from == "replica")
+        if isinstance(receiver, Store):
+            return Operations(receiver, replica=self._config.read_from == "replica")
+        from uno.event_bus.dead_letter.remote.operations import RemoteOperations
+
+        return RemoteOperations(receiver)
 
     async def get(self, letter_id: str) -> Letter:
         """Return an open letter; raises `LetterNotFound`."""

@@ -140,7 +140,7 @@ def refuses_unknown[T: type[Settings]](kind: T) -> T:
 
     Wrapped after the fact: the dataclass writes ``__init__`` itself, and type checkers keep its signature this way.
     """
-    init = kind.__init__
+    init: Callable[..., None] = kind.__init__
 
     @wraps(init)
     def checked(self: Settings, *args: Any, **values: Any) -> None:

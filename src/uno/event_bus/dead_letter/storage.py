@@ -2,18 +2,21 @@
 
 import asyncio
 import logging
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 
 from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.errors import ConfigError, StoreUnavailable
-from uno.event_bus.dead_letter.remote.store import RemoteStore
 from uno.event_bus.dead_letter.rules import require_service_url
 from uno.event_bus.dead_letter.spool.spool import Spool
-from uno.event_bus.dead_letter.store.connect import Client, seeds_of
+from uno.event_bus.dead_letter.store.connect import Access, Client, seeds_of
 from uno.event_bus.dead_letter.store.embedded import EmbeddedServer
 from uno.event_bus.dead_letter.store.store import Store
+
+if TYPE_CHECKING:
+    from uno.event_bus.dead_letter.remote.store import RemoteStore
 
 __all__ = ["Storage"]
 
@@ -31,17 +34,20 @@ class Storage:
         self._config = config
         self.service: str | None = None
         """URL of the service in front of it; None: none."""
+        self._access = Access.of(config)
         self._server: EmbeddedServer | None = None
         if isinstance(source, str) and source.startswith(("http://", "https://")):
             self.service = require_service_url(source)
+            _remote_store()  # said now, not at the first failure
         elif isinstance(source, str) and source.startswith("embedded:"):
+            self._access.refuse_for("embedded:")
             self._server = EmbeddedServer.from_url(source)
         else:
-            seeds_of(source)  # a wrong URL or client is told now, not at the first failure
+            seeds_of(source, self._access)  # a wrong URL or client is told now, not at the first failure
         self._receivers: dict[asyncio.AbstractEventLoop, Store | RemoteStore] = {}
         self._spools: dict[asyncio.AbstractEventLoop, Spool] = {}
 
-    async def receiver(self, *, make: bool = True) -> Store | RemoteStore:
+    async def receiver(self, *, make: bool = True) -> "Store | RemoteStore":
         """Return what captures go to, open; without `make`, a queue that nobody has ever used is not made."""
         loop = asyncio.get_running_loop()
         if loop not in self._receivers:
@@ -52,14 +58,14 @@ class Storage:
             if loop not in self._receivers:
                 self._receivers[loop] = self._new()
         receiver = self._receivers[loop]
-        await (receiver.open() if isinstance(receiver, RemoteStore) else receiver.open(make=make))
+        await (receiver.open(make=make) if isinstance(receiver, Store) else receiver.open())
         return receiver
 
-    def _new(self) -> Store | RemoteStore:
+    def _new(self) -> "Store | RemoteStore":
         if self.service is not None:
-            return RemoteStore(self.service, self._config)
+            return _remote_store()(self.service, self._config)
         source = self._source if self._server is None else self._server.url
-        return Store(seeds_of(source), self._config, client_name=f"uno-dlq-{self._config.queue}")
+        return Store(seeds_of(source, self._access), self._config, client_name=f"uno-dlq-{self._config.queue}")
 
     async def store(self, verb: str) -> Store:
         """Return the store, open. Raises as `require_redis`."""
@@ -122,3 +128,16 @@ class Storage:
             await receiver.close()
         if self._server is not None:
             await anyio.to_thread.run_sync(self._server.stop)
+
+
+def _remote_store() -> "type[RemoteStore]":
+    """Return the class, imported when it is needed: its HTTP client is an extra. Raises `ConfigError` without that."""
+    try:
+        from uno.event_bus.dead_letter.remote.store import RemoteStore
+    except ModuleNotFoundError as error:
+        if error.name != "httpx2":
+            raise
+        raise ConfigError(
+            "a queue behind a service needs an HTTP client, which is an extra: pip install 'uno-dead-letter[remote]'"
+        ) from None
+    return RemoteStore

@@ -24,8 +24,8 @@ from uno.event_bus.dead_letter.bench.options import Options
 from uno.event_bus.dead_letter.bench.outage import Outage
 from uno.event_bus.dead_letter.bench.place import Place
 from uno.event_bus.dead_letter.bench.report import Books, Report, Setup
+from uno.event_bus.dead_letter.books import QueueStats, VerifyReport
 from uno.event_bus.dead_letter.config import DeadLetterConfig
-from uno.event_bus.dead_letter.operations import QueueStats, VerifyReport
 
 __all__ = ["Seen", "report_of"]
 

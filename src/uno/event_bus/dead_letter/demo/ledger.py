@@ -7,8 +7,8 @@ not know what was settled. So both are asked, and a letter counts as accounted f
 from collections import Counter
 from dataclasses import dataclass, field
 
+from uno.event_bus.dead_letter.books import QueueStats, VerifyReport
 from uno.event_bus.dead_letter.demo.journal import Journal, Key, Outcome
-from uno.event_bus.dead_letter.operations import QueueStats, VerifyReport
 
 __all__ = ["Count", "Ledger", "ParkedLetter"]
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from uno.event_bus.dead_letter.books import QueueStats
 from uno.event_bus.dead_letter.demo.journal import Key, Note
 from uno.event_bus.dead_letter.demo.ledger import Count, Ledger
 from uno.event_bus.dead_letter.demo.shop import CONSUMER
-from uno.event_bus.dead_letter.operations import QueueStats
 
 __all__ = ["ledger_lines", "note_line", "stats_line", "word_of"]
 

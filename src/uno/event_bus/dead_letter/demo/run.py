@@ -10,6 +10,7 @@ import anyio.to_thread
 from msgspec.structs import replace
 
 from uno.event_bus import EventBus
+from uno.event_bus.dead_letter.books import QueueStats
 from uno.event_bus.dead_letter.demo.crew import SecondWorker
 from uno.event_bus.dead_letter.demo.events import PUBLISHING, Publication, digest_of, from_file, generated
 from uno.event_bus.dead_letter.demo.journal import Journal
@@ -22,7 +23,6 @@ from uno.event_bus.dead_letter.demo.shop import OUTAGE_S
 from uno.event_bus.dead_letter.errors import ConfigError
 from uno.event_bus.dead_letter.failure import sole_error
 from uno.event_bus.dead_letter.letter import LetterState
-from uno.event_bus.dead_letter.operations import QueueStats
 from uno.event_bus.dead_letter.queue import DeadLetterQueue
 from uno.event_bus.dead_letter.rig.log import log_to
 from uno.event_bus.dead_letter.where import Where

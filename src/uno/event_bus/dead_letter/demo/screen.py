@@ -4,10 +4,10 @@ import sys
 from time import monotonic
 from typing import Any, Final, Self, TextIO, override
 
+from uno.event_bus.dead_letter.books import QueueStats
 from uno.event_bus.dead_letter.demo.journal import Key, Note, Outcome
 from uno.event_bus.dead_letter.demo.pages import note_line, stats_line, word_of
 from uno.event_bus.dead_letter.demo.shop import CONSUMER, failures_of
-from uno.event_bus.dead_letter.operations import QueueStats
 
 __all__ = ["LiveScreen", "Screen", "Stories"]
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from uno.event_bus.dead_letter.books import QueueStats, VerifyReport, Violation
 from uno.event_bus.dead_letter.bulk import (
     LONGEST_ID,
     Answered,
@@ -21,7 +22,6 @@ from uno.event_bus.dead_letter.bulk import (
 from uno.event_bus.dead_letter.doctor import Finding
 from uno.event_bus.dead_letter.errors import LetterNotFound, LetterStateConflict, StoreUnavailable
 from uno.event_bus.dead_letter.letter import Letter
-from uno.event_bus.dead_letter.operations import QueueStats, VerifyReport, Violation
 from uno.event_bus.dead_letter.remote import wire
 from uno.event_bus.dead_letter.remote.problems import error_of
 from uno.event_bus.dead_letter.remote.records import letter_of
@@ -169,7 +169,8 @@ class RemoteOperations:
     async def stats(self) -> QueueStats:
         """Return counts and totals; the spool's are this machine's, added by the façade."""
         found = await self._client.ask("GET", "/stats", wire.Stats)
-        return QueueStats(**{**msgspec.structs.asdict(found), "spool": None})
+        fields: dict[str, Any] = msgspec.structs.asdict(found)
+        return QueueStats(**fields | {"spool": None})
 
     async def verify(self, *, on_progress: Callable[[float], None] | None = None) -> VerifyReport:
         """Check every invariant over the live queue."""

@@ -2,7 +2,7 @@
 
 from typing import Final, NamedTuple
 
-__all__ = ["ADMIN", "ANYONE", "CAPTURE", "NOBODY", "OPERATE", "READ", "ROLES", "Caller"]
+__all__ = ["ADMIN", "ANYONE", "ANY_ROLE", "CAPTURE", "NOBODY", "OPERATE", "READ", "ROLES", "Caller"]
 
 CAPTURE: Final = "capture"
 """Send events in, and ask whether they came in."""
@@ -15,6 +15,9 @@ OPERATE: Final = "operate"
 
 ADMIN: Final = "admin"
 """Change the queue itself; includes every role."""
+
+ANY_ROLE: Final = "any"
+"""No role, but what each of them includes: to know which queue it is. Every client asks that first."""
 
 ROLES: Final = (CAPTURE, READ, OPERATE, ADMIN)
 
@@ -29,7 +32,7 @@ class Caller(NamedTuple):
 
     def may(self, role: str) -> bool:
         """Whether one of the caller's roles is this one, or includes it."""
-        return any(role in _INCLUDED[own] for own in self.roles)
+        return any(role == ANY_ROLE or role in _INCLUDED[own] for own in self.roles)
 
 
 ANYONE: Final = Caller("anyone", frozenset(ROLES))

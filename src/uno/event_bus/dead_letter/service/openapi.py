@@ -1,7 +1,7 @@
 """The service's description: OpenAPI 3.1, made of the operations and the structs of their bodies."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from importlib import metadata
 from typing import Any, Final, get_args
@@ -10,6 +10,7 @@ import msgspec
 import msgspec.structs
 
 from uno.event_bus.dead_letter.remote.wire import NDJSON, PREFIX, PROBLEM, QUEUE_HEADER, Problem
+from uno.event_bus.dead_letter.service.caller import ANY_ROLE
 from uno.event_bus.dead_letter.service.field_notes import notes_of
 from uno.event_bus.dead_letter.service.operation import NoQuery, Operation
 from uno.event_bus.dead_letter.service.reply import JSON
@@ -21,9 +22,11 @@ REF: Final = "#/components/schemas/{name}"
 WHAT: Final = """\
 A dead-letter queue: events that failed come in, wait, are tried again, and are looked at and acted on.
 
-Every problem is `application/problem+json`; its `code` is stable. Payloads are given in one of two ways: `payload`, any
-JSON, kept as it stands, or `payload_base64`, any bytes. Durations are ms, moments Unix time in ms. Fields are only
-added: pass over those that you do not know."""
+Where tokens are asked for, a request names its bearer: `Authorization: Bearer uno_…`. Every problem is
+`application/problem+json`; its `code` is stable.
+
+Payloads are given in one of two ways: `payload`, any JSON, kept as it stands, or `payload_base64`, any bytes. Durations
+are ms, moments Unix time in ms. Fields are only added: pass over those that you do not know."""
 
 MEANS: Final[Mapping[HTTPStatus, str]] = {
     HTTPStatus.BAD_REQUEST: "The request is malformed, or its query, a filter or a setting is wrong",
@@ -85,7 +88,7 @@ def description(operations: Iterable[Operation]) -> bytes:
         "openapi": "3.1.0",
         "info": {"title": "uno dead-letter queue", "version": _version(), "description": WHAT, "license": _LICENSE},
         "servers": [{"url": "/"}],
-        "security": [{"token": []}],
+        "security": [{"token": list[str]()}],
         "tags": [{"name": name} for name in dict.fromkeys(map(_tag, operations))],
         "paths": paths,
         "components": {
@@ -148,7 +151,9 @@ def _structs_in(kind: Any) -> Iterator[type[msgspec.Struct]]:
 
 
 def _operation(one: Operation, schema_of: Mapping[str, Any], components: Mapping[str, Any]) -> dict[str, Any]:
-    role = f"Needs the role `{one.role}`." if one.role else "Needs no token."
+    role = "Needs no token."
+    if one.role:
+        role = "Needs a token of `any` role." if one.role == ANY_ROLE else f"Needs the role `{one.role}`."
     told: dict[str, Any] = {
         "operationId": _id_of(one),
         "tags": [_tag(one)],
@@ -166,7 +171,7 @@ def _operation(one: Operation, schema_of: Mapping[str, Any], components: Mapping
         content = {kind: {"schema": _schema(body, schema_of)} for kind, body in one.bodies.items()}
         told["requestBody"] = {"required": True, "content": content}
     if one.role is None:
-        told["security"] = []
+        told["security"] = list[str]()
     return told
 
 
@@ -237,6 +242,6 @@ def _plain(schema: Any) -> Any:
     if isinstance(schema, Mapping):
         said = {"pattern": BASE64} if schema.get("contentEncoding") == "base64" else {}
         return {name: _plain(value) for name, value in schema.items()} | said
-    if isinstance(schema, list | tuple):
+    if isinstance(schema, Sequence) and not isinstance(schema, str):
         return [_plain(value) for value in schema]
     return schema

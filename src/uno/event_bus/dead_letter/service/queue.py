@@ -6,7 +6,7 @@ from http import HTTPStatus
 import msgspec
 from starlette.responses import Response
 
-from uno.event_bus.dead_letter.operations import QueueStats, VerifyReport
+from uno.event_bus.dead_letter.books import QueueStats, VerifyReport
 from uno.event_bus.dead_letter.remote.wire import (
     Answers,
     Finding,
@@ -19,7 +19,7 @@ from uno.event_bus.dead_letter.remote.wire import (
     Worker,
     Workers,
 )
-from uno.event_bus.dead_letter.service.caller import ADMIN, CAPTURE, READ
+from uno.event_bus.dead_letter.service.caller import ADMIN, ANY_ROLE, READ
 from uno.event_bus.dead_letter.service.ending import while_wanted
 from uno.event_bus.dead_letter.service.lines import Lines, Tell, line
 from uno.event_bus.dead_letter.service.operation import Call, as_caller, op
@@ -27,7 +27,7 @@ from uno.event_bus.dead_letter.service.operation import Call, as_caller, op
 __all__ = ["OPERATIONS"]
 
 
-@op("GET", "/v1/queue", role=CAPTURE, out=QueueInfo)
+@op("GET", "/v1/queue", role=ANY_ROLE, out=QueueInfo)
 async def queue(call: Call) -> QueueInfo:
     """Tell what a client has to know of the queue."""
     config = call.queue.config

@@ -1,6 +1,7 @@
 """Settings of the service: where it listens, who may come in, and how much."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, ClassVar, Final, override
@@ -39,7 +40,7 @@ class _Hosts(Rule):
 
     @override
     def check(self, value: object) -> tuple[str, ...]:
-        if isinstance(value, str) or not isinstance(value, tuple | list):
+        if isinstance(value, str) or not isinstance(value, Sequence):
             raise TypeError
         if not all(isinstance(name, str) and self._one.fullmatch(name) for name in value):
             raise ValueError

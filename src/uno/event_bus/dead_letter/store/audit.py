@@ -54,6 +54,8 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     """Letters that were named by id; None when a filter names them."""
     why: str = ""
     """The operator's own words."""
+    delay_ms: int = 0
+    """Of a retry: due so much later."""
     outcome: str = ""
     """``done``, ``cancelled``, or the code of the error that ended it; empty for an intent."""
     done: int = 0
@@ -68,7 +70,7 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 FIELDS: Final = tuple(name for name in AuditEntry.__struct_fields__ if name not in ("id", "call", "phase"))
-COUNTS: Final = frozenset({"v", "count", "done", "changed", "leased", "not_found"})
+COUNTS: Final = frozenset({"v", "count", "delay_ms", "done", "changed", "leased", "not_found"})
 
 
 class AuditPage(NamedTuple):

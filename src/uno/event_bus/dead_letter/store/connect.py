@@ -17,8 +17,10 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from uno.event_bus.dead_letter.errors import ConfigError
+from uno.event_bus.dead_letter.store.access import Access, PasswordFile
+from uno.event_bus.dead_letter.store.tls import TlsConnection, Unusable
 
-__all__ = ["BLOCK_MARGIN_S", "Address", "Client", "Redis", "RedisCluster", "Seeds", "Target", "seeds_of"]
+__all__ = ["BLOCK_MARGIN_S", "Access", "Address", "Client", "Redis", "RedisCluster", "Seeds", "Target", "seeds_of"]
 
 BLOCK_MARGIN_S: Final = 3.0
 """A blocking read is given up this long after the server should have answered, seconds."""
@@ -59,6 +61,17 @@ class Target:
         """Return the target of another node of the same cluster: reached alike, with the same credentials."""
         return type(self)(self._class, self._options | {"host": address[0], "port": address[1]})
 
+    def check(self) -> None:
+        """Look whether the files that its connections need can be used now. Raises `ConfigError`."""
+        provider = self._options.get("credential_provider")
+        try:
+            if isinstance(provider, PasswordFile):
+                provider.get_credentials()
+            if issubclass(self._class, TlsConnection):
+                self._class(**self._options).check()
+        except Unusable as error:
+            raise ConfigError(str(error)) from None
+
     def pool(self, *, name: str, size: int, timeout_s: float, readonly: bool = False) -> ConnectionPool:
         """Return a pool of at most `size` connections whose reads time out after `timeout_s` seconds.
 
@@ -95,9 +108,16 @@ class Seeds(NamedTuple):
     remap: Callable[[Address], Address] = lambda address: address
     """The user's way from an address that nodes tell to one that can be reached from here."""
 
+    def check(self) -> None:
+        """Look whether the files that connections need can be used now. Raises `ConfigError`."""
+        self.targets[0].check()  # the others are reached alike
+
 
 _OURS: Final = ("himport_registry", "driver_info", "response_callbacks", "max_connections", "connection_class")
 _OURS_PREFIXES: Final = ("maint_notifications_", "orig_", "oss_cluster_")
+
+
+NO_ACCESS: Final = Access()
 
 
 def _target(connection_class: type[Any], options: dict[str, Any]) -> Target:
@@ -105,16 +125,17 @@ def _target(connection_class: type[Any], options: dict[str, Any]) -> Target:
     return Target(connection_class, kept)
 
 
-def seeds_of(source: Client | str) -> Seeds:
+def seeds_of(source: Client | str, access: Access = NO_ACCESS) -> Seeds:
     """Return where a URL (``redis://``, ``rediss://``, ``unix://``) or a user's own client leads.
 
-    A cluster's URL may name several nodes: ``redis://user:password@a:7000,b:7000/0?cluster=true``.
+    A cluster's URL may name several nodes: ``redis://user:password@a:7000,b:7000/0?cluster=true``. `access` is added
+    to a URL; a client has its own.
 
-    Raises `ConfigError` for a URL of another kind, or a client that is neither `redis.asyncio.Redis` nor
-    `redis.asyncio.cluster.RedisCluster`.
+    Raises `ConfigError` for a URL of another kind, or one that `access` contradicts, or a client that is neither
+    `redis.asyncio.Redis` nor `redis.asyncio.cluster.RedisCluster`.
     """
     if isinstance(source, str):
-        return _seeds_of_url(source)
+        return _seeds_of_url(source, access)
     if isinstance(source, RedisCluster):
         nodes = source.nodes_manager
         targets = [_target(node.connection_class, node.connection_kwargs) for node in nodes.startup_nodes.values()]
@@ -129,7 +150,7 @@ def seeds_of(source: Client | str) -> Seeds:
     )
 
 
-def _seeds_of_url(url: str) -> Seeds:
+def _seeds_of_url(url: str, access: Access) -> Seeds:
     parts = urlsplit(url)
     if parts.scheme not in ("redis", "rediss", "unix"):
         raise ConfigError(f"redis_url has the scheme {parts.scheme!r}; allowed are redis, rediss, unix and embedded")
@@ -143,12 +164,14 @@ def _seeds_of_url(url: str) -> Seeds:
         raise ConfigError("redis_url names several hosts; allowed only for a cluster, with ?cluster=true")
     if is_cluster and parts.scheme == "unix":
         raise ConfigError("redis_url has cluster=true and the scheme unix; nodes of a cluster are reached by TCP")
-    targets = []
+    targets: list[Target] = []
     for host in hosts.split(","):
         one = urlunsplit((parts.scheme, f"{user}{at}{host}", parts.path, urlencode(options), ""))
         try:
             pool = Redis.from_url(one).connection_pool
         except ValueError:
             raise ConfigError("redis_url cannot be read; it looks like redis://user:password@host:6379/0") from None
-        targets.append(_target(pool.connection_class, pool.connection_kwargs))
+        found = dict(pool.connection_kwargs)
+        target = _target(access.add_to(pool.connection_class, found, parts.scheme), found)
+        targets.append(targets[0].at(target.address) if targets else target)
     return Seeds(tuple(targets), is_cluster)

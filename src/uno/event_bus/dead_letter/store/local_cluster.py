@@ -30,8 +30,6 @@ POLL_SECONDS: Final = 0.05
 FLAGS: Final = {
     "--bind": HOST,
     "--save": "",
-    "--maxmemory-policy": "noeviction",
-    "--stream-node-max-bytes": "1024",
     "--cluster-enabled": "yes",
     "--cluster-announce-ip": HOST,
     "--cluster-replica-validity-factor": "0",  # a replica may be elected however long its link was down
@@ -40,6 +38,12 @@ FLAGS: Final = {
     "--repl-diskless-sync-delay": "0",
 }
 
+FOR_LETTERS: Final = {
+    "--maxmemory-policy": "noeviction",
+    "--stream-node-max-bytes": "1024",
+}
+"""What deploy/redis/redis.conf says, too, which an installed package has not."""
+
 
 class LocalCluster:
     """Three primaries, each with `replicas` replicas; a context manager.
@@ -47,7 +51,8 @@ class LocalCluster:
     ``binary`` is the server to run: the one that the embedded server uses if it is None (`ConfigError` if there is
     none). ``node_timeout_ms`` is how long a node is silent before the others call it down. Without ``appendonly``
     a node that ends has lost its letters; with it they are fsynced every second. ``options`` are further flags of
-    every server's command line, and overrule those here.
+    every server's command line, and overrule those here. With ``config_file`` that file of the server, a redis.conf,
+    says what letters need (`FOR_LETTERS`), and whatever else is not said here.
 
     The folder, with the log of each node in ``<port>/server.log``, is removed by `stop`. All methods block, and
     no server outlives this process. The nodes are plain processes of the machine's loopback, without a password.
@@ -61,13 +66,17 @@ class LocalCluster:
         node_timeout_ms: int = 1000,
         appendonly: bool = False,
         options: Sequence[str] = (),
+        config_file: Path | None = None,
     ) -> None:
         server = find_server() if binary is None else os.path.abspath(binary)
         flags = FLAGS | {
             "--cluster-node-timeout": str(node_timeout_ms),
             "--appendonly": "yes" if appendonly else "no",
         }
-        self._command = [server, *(word for flag in flags.items() for word in flag)]
+        if config_file is None:
+            flags |= FOR_LETTERS
+        self._command = [server] if config_file is None else [server, os.path.abspath(config_file)]
+        self._command += [word for flag in flags.items() for word in flag]
         self._command += [*(SINCE_7_0 if version_of(server) >= (7, 0) else ()), *options]
         self._replicas = replicas
         self._folder: Path | None = None
@@ -211,7 +220,7 @@ class LocalCluster:
         tries = 0
         while True:
             port = free_port()
-            node = LocalNode(self._command, self._folder / str(port), port)
+            node = self._node_at(port, self._folder / str(port))
             try:
                 node.start()
             except StoreUnavailable:
@@ -221,6 +230,9 @@ class LocalCluster:
             else:
                 self._nodes.append(node)
                 return node
+
+    def _node_at(self, port: int, folder: Path) -> LocalNode:
+        return LocalNode(self._command, folder, port)
 
     def _form(self) -> None:
         """Give each primary its share of the slots, introduce the nodes, and tell each replica its primary."""

@@ -128,7 +128,7 @@ class LocalNode:
     def client(self) -> Any:
         """A `redis.Redis` of this node alone: blocks, answers bytes, follows no redirect, never retries."""
         if self._client is None:
-            self._client = _client(self.port, COMMAND_SECONDS)
+            self._client = self._connect(COMMAND_SECONDS)
         return self._client
 
     def is_primary(self) -> bool:
@@ -139,7 +139,7 @@ class LocalNode:
         """Ask the node what it believes; None if it is away, paused, or does not answer for 2 s."""
         if not self.is_running or self.is_paused:
             return None
-        with suppress(RedisError, OSError), _client(self.port, VIEW_SECONDS) as client:
+        with suppress(RedisError, OSError), self._connect(VIEW_SECONDS) as client:
             pipe: Any = client.pipeline(transaction=False)
             pipe.execute_command("CLUSTER NODES")
             pipe.execute_command("CLUSTER INFO")
@@ -215,10 +215,13 @@ class LocalNode:
 
     def _answers(self) -> bool:
         """Say whether it serves commands, and is the server that was started: another may have taken the port."""
-        with suppress(RedisError, OSError), _client(self.port, FIRST_WORD_SECONDS) as client:
+        with suppress(RedisError, OSError), self._connect(FIRST_WORD_SECONDS) as client:
             info = client.info()
             return bool(info["process_id"] == self.pid and not info["loading"])
         return False
+
+    def _connect(self, timeout_s: float) -> Redis:
+        return Redis(host=HOST, port=self.port, socket_timeout=timeout_s, retry=Retry(NoBackoff(), 0))
 
     def _close(self) -> None:
         """Reap an ended server and let its guard go."""
@@ -231,10 +234,6 @@ class LocalNode:
         if self._client is not None:
             self._client.close()
             self._client = None
-
-
-def _client(port: int, timeout_s: float) -> Redis:
-    return Redis(host=HOST, port=port, socket_timeout=timeout_s, retry=Retry(NoBackoff(), 0))
 
 
 def free_port() -> int:

@@ -45,13 +45,17 @@ class Meaning(Enum):
     """The server has no memory left for writes: not executed."""
     REFUSED = "refused"
     """The shard knows a later protocol or layout than the caller: not executed."""
+    LOCKED_OUT = "locked out"
+    """User or password are refused, so certainly not executed: when a queue is opened a setting to mend, later a
+    rotation that may be under way; try again."""
     FATAL = "fatal"
-    """Wrong credentials or rights, a key of another type, a bug: trying again does not help."""
+    """Wrong rights, a key of another type, a bug: trying again does not help."""
 
 
 _DEGRADED_CODES: Final = frozenset(
     {"LOADING", "BUSY", "READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED"}
 )
+_NO_LOGIN_CODES: Final = frozenset({"NOAUTH", "WRONGPASS"})
 
 
 class NotConnected(RedisConnectionError):
@@ -70,7 +74,9 @@ def classify(error: BaseException) -> Meaning:
         return Meaning.NOT_SENT
     if isinstance(error, AskError):  # redis-py's MovedError is one, too
         return Meaning.MOVED if isinstance(error, MovedError) else Meaning.ASK
-    if isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError):
+    if isinstance(error, AuthenticationError | AuthenticationWrongNumberOfArgsError) or code in _NO_LOGIN_CODES:
+        return Meaning.LOCKED_OUT
+    if isinstance(error, AuthorizationError | NoPermissionError):
         return Meaning.FATAL
     if isinstance(error, OutOfMemoryError) or code == "OOM" or "OOM command not allowed" in str(error):
         return Meaning.FULL
@@ -102,22 +108,21 @@ _NO_RIGHT: Final = ("ACL failure in script", "The user executing the script")
 def refusal(error: BaseException, address: str) -> DeadLetterError:
     """Return what a caller is told of a fatal error; no password is in it."""
     text = describe(error)
-    if isinstance(error, AuthenticationError | AuthenticationWrongNumberOfArgsError) or _code_of(error) in (
-        "NOAUTH",
-        "WRONGPASS",
-    ):
-        return ConfigError(f"user or password of redis_url was refused at {address} ({text})")
+    if classify(error) is Meaning.LOCKED_OUT:
+        return ConfigError(f"{text} at {address}")
     if (
         isinstance(error, AuthorizationError | NoPermissionError)
         or _code_of(error) == "NOPERM"
         or any(words in text for words in _NO_RIGHT)
     ):
-        return PermissionDenied(f"the Redis user of redis_url lacks a right at {address}: {text}")
+        return PermissionDenied(f"the Redis user lacks a right at {address}: {text}")
     return StoreError(f"{text} at {address}")
 
 
 def describe(error: BaseException) -> str:
     """Return one line about an error of Redis, without addresses of objects or passwords."""
     text = str(error).splitlines()[0] if str(error) else ""
+    if classify(error) is Meaning.LOCKED_OUT:
+        return f"user or password was refused ({text or 'no details'})"
     kind = "" if isinstance(error, RedisError) and text else f"{type(error).__name__}: "
     return f"{kind}{text or 'no details'}"

@@ -10,6 +10,7 @@ from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
+    InvalidResponse,
     NoScriptError,
     ResponseError,
 )
@@ -21,7 +22,8 @@ from redis.exceptions import (
 )
 
 from uno.event_bus.dead_letter.store.connect import BLOCK_MARGIN_S, Target
-from uno.event_bus.dead_letter.store.meaning import NotConnected, describe
+from uno.event_bus.dead_letter.store.handshake import why_not_connected
+from uno.event_bus.dead_letter.store.meaning import NotConnected
 from uno.event_bus.dead_letter.store.scripts import Script
 
 __all__ = ["LONGEST_BLOCK_S", "Lane", "Manner", "Node", "Word", "packed"]
@@ -174,12 +176,12 @@ class Node:
     async def _connected(self, pool: ConnectionPool) -> Any:
         try:
             return await pool.get_connection()  # type: ignore[no-untyped-call]
-        except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+        except (RedisConnectionError, RedisTimeoutError, InvalidResponse, OSError) as error:
             # redis-py's pool hides what was refused behind a plain ConnectionError.
             for refused in (error, error.__cause__, error.__context__):
                 if isinstance(refused, AuthenticationError | AuthorizationError):
                     raise type(refused)(*refused.args) from None  # itself it would be its own context
-            raise NotConnected(describe(error)) from error
+            raise NotConnected(why_not_connected(error, pool.connection_class)) from error
 
     def by_sha(self, script: Script, keys: Sequence[str], args: Sequence[Word]) -> bytes:
         """Return the script's call by hash, packed for `run`."""

@@ -82,7 +82,7 @@ class Route:
         a script that writes nothing, a replica is asked first, whose answer may be behind.
 
         Raises `StoreUnavailable`, `QueueFull` (no memory) and `Refused` (a later protocol or layout); for what
-        no repeat helps, `ConfigError` (credentials), `PermissionDenied` or `StoreError`.
+        no repeat helps, `PermissionDenied` or `StoreError`.
         """
         if replica and (node := await self._replica()) is not None:
             try:
@@ -175,4 +175,4 @@ class Route:
 
 _REDIRECTS: Final = frozenset({Meaning.MOVED, Meaning.ASK})
 _NODES_FAULT: Final = frozenset({Meaning.NOT_SENT, Meaning.UNKNOWN, Meaning.DEGRADED, *_REDIRECTS})
-_NOT_EXECUTED: Final = frozenset({Meaning.NOT_SENT, Meaning.DEGRADED, *_REDIRECTS})
+_NOT_EXECUTED: Final = frozenset({Meaning.NOT_SENT, Meaning.DEGRADED, Meaning.LOCKED_OUT, *_REDIRECTS})

@@ -78,7 +78,7 @@ async def _info(node: Node, *section: str, lane: Lane = "heartbeats") -> dict[st
     except ResponseError:
         return {}
     except (RedisError, OSError) as error:
-        if classify(error) is Meaning.FATAL:
+        if classify(error) in (Meaning.FATAL, Meaning.LOCKED_OUT):
             raise refusal(error, node.target.name) from error
         raise StoreUnavailable(f"{describe(error)} at {node.target.name}", certain=True) from error
     return dict(re.findall(r"^(\w+):(.*?)\r?$", text, re.MULTILINE))

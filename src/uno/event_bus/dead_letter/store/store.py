@@ -45,6 +45,7 @@ class Store:
         shards = config.shards or DEFAULT_SHARDS
         self.layout = Layout(FORMAT, shards, shards, int(config.lease_seconds * 1000), 1)
         self._config = config
+        self._seeds = seeds
         self.registry = Registry(self.topology, config.queue)
         self.audit = Audit(self.topology, config.queue, config.audit_length)
         self._record = LayoutRecord(self.topology, config.queue, replace(self.layout))
@@ -81,6 +82,7 @@ class Store:
                 self._tries += 1
 
     async def _open(self, *, make: bool) -> None:
+        self._seeds.check()
         await self.topology.open()
         facts = await check_servers(self.topology.primaries, strict=self._config.strict)
         if facts.is_cluster and not self.topology.is_cluster:  # the user has named one node of it

@@ -150,7 +150,7 @@ class Topology:
                 with anyio.fail_after(ASK_TIMEOUT_S):
                     reply = await node.send("CLUSTER", "SLOTS", lane="heartbeats")
             except (RedisError, OSError, TypeError, AttributeError, RuntimeError) as error:
-                if classify(error) is Meaning.FATAL:
+                if classify(error) in (Meaning.FATAL, Meaning.LOCKED_OUT):
                     failure = refusal(error, node.target.name)
                     if not isinstance(error, ResponseError) or "cluster support disabled" in str(error):
                         return failure
