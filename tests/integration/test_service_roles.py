@@ -15,13 +15,13 @@ from tests.support.servers import Server
 from uno.event_bus.dead_letter import DeadLetterQueue
 from uno.event_bus.dead_letter.service.access import line_of, new_token
 from uno.event_bus.dead_letter.service.app import OPERATIONS
-from uno.event_bus.dead_letter.service.caller import ADMIN, CAPTURE, OPERATE, READ
+from uno.event_bus.dead_letter.service.caller import ADMIN, ANY_ROLE, CAPTURE, OPERATE, READ
 
 MAY = {
-    CAPTURE: {None, CAPTURE},
-    READ: {None, READ},
-    OPERATE: {None, READ, OPERATE},
-    ADMIN: {None, CAPTURE, READ, OPERATE, ADMIN},
+    CAPTURE: {None, ANY_ROLE, CAPTURE},
+    READ: {None, ANY_ROLE, READ},
+    OPERATE: {None, ANY_ROLE, READ, OPERATE},
+    ADMIN: {None, ANY_ROLE, CAPTURE, READ, OPERATE, ADMIN},
 }
 """Role → of which operations."""
 

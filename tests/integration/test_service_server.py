@@ -40,6 +40,7 @@ class Served(Server):
     def __init__(self, settings: ServiceSettings, grace_s: float) -> None:
         self.begun, self.may_end, self.stop = anyio.Event(), anyio.Event(), anyio.Event()
         paths = {"/echo": self.echo, "/healthz": self.echo, "/slow": self.slow, "/stream": self.stream}
+        paths |= {"/large": self.large}
         routes = [Route(path, act, methods=["GET", "POST"]) for path, act in paths.items()]
         super().__init__(Starlette(routes=[*routes, Route("/fail", self.fail)]), settings, grace_s=grace_s)
 
@@ -60,6 +61,9 @@ class Served(Server):
                 await anyio.sleep(0.001)
 
         return StreamingResponse(lines())
+
+    async def large(self, request: Request) -> Response:
+        return Response(bytes(32 * MIB))
 
     async def fail(self, request: Request) -> Response:
         raise ValueError("payload")
@@ -402,6 +406,36 @@ async def test_the_end_answers_what_is_under_way_and_ends_streams() -> None:
     assert [reply.status for reply in replies] == [200, 200]
     assert all(reply.headers["connection"] == "close" for reply in replies)
     assert streamed[0].endswith(b"0\r\n\r\n"), "to its end"
+
+
+async def test_the_end_does_not_wait_for_a_client_that_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who reads nothing of a reply has a moment then; one that reads has all of the time."""
+    monkeypatch.setattr(protocol, "UNREAD_AT_END_S", 0.2)
+    async with AsyncExitStack() as stack:
+        async with serving(grace_s=20) as served:
+            unread = await stack.enter_async_context(wire(served.url))
+            unread.reader._transport.pause_reading()  # type: ignore[attr-defined]  # as one who does not read
+            unread.send(head(path="/stream"))
+            await eventually(lambda: any(one.flow.write_paused for one in served._listener.live.all))  # type: ignore[attr-defined]
+            begun_at = monotonic()
+        assert monotonic() - begun_at < 5
+
+
+async def test_the_end_waits_for_a_client_that_reads_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "UNREAD_AT_END_S", 0.1)
+    async with AsyncExitStack() as stack, anyio.create_task_group() as group, serving(grace_s=20) as served:
+        slow = await stack.enter_async_context(wire(served.url))
+        slow.send(head(path="/large"))
+        assert (await slow.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+
+        async def read() -> None:
+            size = 0
+            while part := await slow.reader.read(MIB):
+                size += len(part)
+                await anyio.sleep(0.01)
+            assert size == 32 * MIB
+
+        group.start_soon(read)
 
 
 async def test_the_end_waits_for_nobody_beyond_its_time(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,7 @@ class Sound(NamedTuple):
     """A request that is refused for who sends it, or not at all; ``{id}`` is an open letter."""
 
     role: str | None
-    """Who may: this role, and those that include it; None: anybody."""
+    """Who may: this role, and those that include it; ``any`` of them; None: also who has none."""
     status: int
     body: Any = None
     content_type: str = "application/json"
@@ -24,7 +24,7 @@ REQUESTS: Final[dict[str, Sound]] = {
     "POST /v1/letters/batch": Sound("capture", 201, {"events": [EVENT]}),
     "POST /v1/letters/known": Sound("capture", 200, {"keys": [KEY], "now_ms": 1}),
     "POST /v1/events": Sound("capture", 201, CLOUD_EVENT, "application/cloudevents+json"),
-    "GET /v1/queue": Sound("capture", 200),
+    "GET /v1/queue": Sound("any", 200),
     "GET /v1/letters": Sound("read", 200),
     "GET /v1/letters/{id}": Sound("read", 200),
     "GET /v1/letters/{id}/payload": Sound("read", 200),

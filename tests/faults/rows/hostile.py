@@ -46,7 +46,7 @@ REFUSED_VERB = "token:admin reshard config_invalid"
 PARKED = 20
 STORM_S = 8.0
 CALM_S = 6.0
-LEAST_RATE = 0.9
+LEAST_RATE = 0.85
 """Letters a second under attack, as a part of those before it."""
 
 SLOWER = 3.0

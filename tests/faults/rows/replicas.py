@@ -15,7 +15,7 @@ TIMEOUT_S = 1.0
 GRACE_S = 4.0
 """DLQ_SHUTDOWN_GRACE of replicas."""
 
-AGAIN_S = 2 * TIMEOUT_S + 4.0
+AGAIN_S = 2 * TIMEOUT_S + 2.0
 """Within which every client is answered again once replicas serve: the call that failed, the next, two busy cores."""
 
 SECRET = "the-payload-of-a-client"
@@ -23,8 +23,8 @@ SECRET = "the-payload-of-a-client"
 
 LOAD: Final[dict[str, Any]] = {
     "lanes": 3,
-    "gap_s": 0.05,
-    "batch": 40,
+    "gap_s": 0.1,
+    "batch": 20,
     "also": {"note": SECRET},
     "config": {"operation_timeout": TIMEOUT_S},
 }
@@ -38,43 +38,50 @@ def strike(run: Run, replicas: Replicas) -> str:
         if how == "SIGKILL":
             replicas.kill(replica)
         elif how == "SIGTERM":
-            replicas.stop(replica, GRACE_S + 2)
+            replicas.stop(replica, within_s=GRACE_S)
         else:
             replicas.hang(replica, TIMEOUT_S * run.chance.uniform(1.2, 2.0))
     return how
 
 
-def are_answered(run: Run, since: float) -> None:
-    """Wait until every client has been acknowledged a capture that it has asked for since then."""
-    clients = {client.name for client in run.producers}
+def all_answered(run: Run, since: float) -> float:
+    """Wait until every client has been acknowledged a capture that it asked for after `since`; seconds from then."""
+    missing = {client.name for client in run.producers}
+    asked: dict[tuple[str, str], float] = {}
+    answered_at = since
+    seen = 0
 
-    def all_are() -> bool:
+    def look() -> bool:
+        nonlocal seen, answered_at
         run.history.follow()
-        asked: dict[tuple[str, str], float] = {}
-        answered = set()
-        for line in run.history.lines:
+        for line in run.history.lines[seen:]:
             if line.what == "invoke":
                 asked[line.actor, line.event] = line.at
-            elif line.what == "ok" and asked.get((line.actor, line.event), 0.0) > since:
-                answered.add(line.actor)
-        return clients <= answered
+            elif line.what == "ok" and line.actor in missing and asked.get((line.actor, line.event), 0.0) > since:
+                missing.discard(line.actor)
+                answered_at = max(answered_at, line.at)
+        seen = len(run.history.lines)
+        return not missing
 
-    run.resumed_s.append(run.wait(all_are, 30, "every client is answered again"))
+    run.wait(look, 30, "every client is answered again")
+    return answered_at - since
 
 
 def remark(run: Run, replicas: Replicas, strokes: list[str]) -> None:
     """Say what happened, and look at what replicas have logged."""
     spooled = sum(line.what == "ok" and line.letter.startswith("spooled:") for line in run.history.lines)
     took = ", ".join(f"{strokes.count(how)} {how}" for how in sorted(set(strokes)))
+    took += f" (to its end {max(replicas.ends_s):.1f} s at most)" if replicas.ends_s else ""
     run.remarks.append(f"{took}; {run.figures.recovered} captures of unknown outcome resolved, {spooled} spooled")
     replicas.check_logs(SECRET)
 
 
 def with_and_without_spool(run: Run, replicas: Replicas) -> None:
     """Four clients: two that spool, two that do not."""
-    replicas.clients(2, **LOAD)
+    replicas.clients(2, wait=False, **LOAD)
     spooling = {"spool_dir": str(run.folder / "spool"), "operation_timeout": TIMEOUT_S}
     replicas.clients(2, **(LOAD | {"config": spooling}))
+    all_answered(run, time.monotonic())
 
 
 @row("F31", "replicas of the service are killed, stopped and hang; four clients capture", "cluster")
@@ -88,7 +95,7 @@ def killed_replicas(run: Run) -> None:
             run.sleep(0.1, 0.5)
             strokes.append(strike(run, replicas))
         replicas.wait_ready()
-        are_answered(run, time.monotonic())
+        run.resumed_s.append(all_answered(run, time.monotonic()))
         run.finish()
         remark(run, replicas, strokes)
 
@@ -103,14 +110,13 @@ def all_away(run: Run) -> None:
         for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
             run.sleep(0.5, 1.0)
             with run.fault(f"{number.name} of every replica"):
-                ending = replicas.all[:]
-                for replica in ending:
-                    replica.send(number)
-                for replica in ending:
-                    replicas.kill(replica) if number is signal.SIGKILL else replicas.stop(replica, GRACE_S + 2)
+                if number is signal.SIGKILL:
+                    replicas.kill(*replicas.all)
+                else:
+                    replicas.stop(*replicas.all, within_s=GRACE_S)
                 replicas.wait_ready()
-            are_answered(run, time.monotonic())
-            strokes += [number.name] * len(ending)
+            run.resumed_s.append(all_answered(run, time.monotonic()))
+            strokes += [number.name] * len(replicas.all)
         run.finish()
         remark(run, replicas, strokes)
 
@@ -120,8 +126,8 @@ def cut_off(run: Run) -> None:
     run.settings, run.promise = {"shards": 2}, Promise(resumes_s=AGAIN_S)
     run.work(2)
     with Replicas(run, 2) as replicas:
-        replicas.clients(2, **(LOAD | {"gap_s": 0.02}))
-        are_answered(run, time.monotonic())
+        replicas.clients(2, **(LOAD | {"gap_s": 0.03}))
+        all_answered(run, time.monotonic())
         for _ in range(3):
             with run.fault("replies lost"):
                 replicas.relay.lose_replies("POST /v1/letters/batch", 5)
@@ -130,7 +136,7 @@ def cut_off(run: Run) -> None:
                 replicas.kill(run.chance.choice(replicas.all))
             run.sleep(0.3)
         replicas.wait_ready()
-        are_answered(run, time.monotonic())
+        run.resumed_s.append(all_answered(run, time.monotonic()))
         run.finish()
         remark(run, replicas, ["SIGKILL"] * 3)
 
@@ -141,7 +147,6 @@ def replicas_and_primary(run: Run) -> None:
     run.work(2)
     with Replicas(run, 3) as replicas:
         with_and_without_spool(run, replicas)
-        are_answered(run, time.monotonic())
         primary = run.primary(run.chance.choice(run.shards))
         shards, [heir] = run.shards_of(primary), run.cluster.replicas_of(primary)
         strokes = ["SIGKILL"]
@@ -154,6 +159,6 @@ def replicas_and_primary(run: Run) -> None:
         primary.start()
         run.cluster.wait_until_ok()
         replicas.wait_ready()
-        are_answered(run, time.monotonic())
+        run.resumed_s.append(all_answered(run, time.monotonic()))
         run.finish()
         remark(run, replicas, strokes)

@@ -280,7 +280,13 @@ CONNECTIONS: Final[dict[str, Attack]] = {
 
 STRANGERS: Final = ("none", "unknown", "expired")
 ROLES: Final = ("capture", "read", "operate", "admin")
-INCLUDED: Final = {"capture": ("admin",), "read": ("operate", "admin"), "operate": ("admin",), "admin": ()}
+INCLUDED: Final = {
+    "capture": ("admin",),
+    "read": ("operate", "admin"),
+    "operate": ("admin",),
+    "admin": (),
+    "any": ROLES,
+}
 
 ATTACKS: Final[dict[str, Attack]] = {
     **CONNECTIONS,

@@ -8,6 +8,7 @@ from statistics import quantiles
 
 from tests.support.harness.actors import Actor
 from tests.support.harness.run import Run
+from tests.support.servers import Server
 
 __all__ = ["Paces", "cores_apart"]
 

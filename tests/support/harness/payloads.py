@@ -1,4 +1,4 @@
-"""Events that a service may well let in, and that mean no good: they are for the workers, and for who looks at letters."""
+"""Events that a service may well let in, and that mean no good to workers, or to those who look at letters."""
 
 import json
 from typing import Final

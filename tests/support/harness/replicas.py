@@ -102,6 +102,8 @@ class Replicas:
         self._stack = ExitStack()
         self.all: list[Replica] = []
         """Those that run now, by port."""
+        self.ends_s: list[float] = []
+        """How long each took to its end after SIGTERM."""
         self._names: set[str] = set()
         """Of all, also those that have ended."""
         self.relay = Relay(self._ports, seed=run.seed)
@@ -137,22 +139,30 @@ class Replicas:
 
     # -- strokes -------------------------------------------------------------------------------------
 
-    def kill(self, replica: Replica) -> None:
-        """SIGKILL, and another one at its port."""
-        replica.kill()
-        self._replace(replica)
+    def kill(self, *replicas: Replica) -> None:
+        """SIGKILL, and others at their ports."""
+        for replica in replicas:
+            replica.send(signal.SIGKILL)
+        for replica in replicas:
+            replica.wait()
+            self._replace(replica)
 
-    def stop(self, replica: Replica, within_s: float) -> float:
-        """SIGTERM, and another one at its port; return the seconds that its end took. It has to be in order."""
-        replica.wait_ready()  # before that, SIGTERM ends it as it ends any process
+    def stop(self, *replicas: Replica, within_s: float) -> None:
+        """SIGTERM, and others at their ports: their end has to be in order, and in time."""
+        for replica in replicas:
+            replica.wait_ready()  # before that, SIGTERM ends it as it ends any process
         began = time.monotonic()
-        replica.send(signal.SIGTERM)
-        code = replica.wait(within_s + 10)
-        took_s = time.monotonic() - began
-        if code or took_s > within_s:
-            self._run.failures.append(f"{replica} ended with {code} after {took_s:.1f} s: {replica.said()}")
-        self._replace(replica)
-        return took_s
+        for replica in replicas:
+            replica.send(signal.SIGTERM)
+        for replica in replicas:
+            code = replica.wait(within_s + 10)
+            self.ends_s.append(time.monotonic() - began)
+            if code or self.ends_s[-1] > within_s:
+                self._run.failures.append(
+                    f"{replica} ended with {code} after {self.ends_s[-1]:.1f} s: {replica.said()}"
+                )
+        for replica in replicas:
+            self._replace(replica)
 
     def hang(self, replica: Replica, seconds: float) -> None:
         """SIGSTOP, and SIGCONT later: what waits in its sockets is served then."""
