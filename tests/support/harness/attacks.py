@@ -15,7 +15,7 @@ from tests.support.hostile import HOSTILE
 from tests.support.raw_http import Wire, head, wire
 from tests.support.requests_of_roles import REQUESTS
 
-__all__ = ["ATTACKS", "Target", "request"]
+__all__ = ["ATTACKS", "READS", "Target", "request"]
 
 MIB: Final = 1 << 20
 SLOW: Final = 300
@@ -206,6 +206,22 @@ def query(text: str) -> Attack:
     return lambda target: send(target, request(target, "GET", f"/v1/letters?{text}", "read"))
 
 
+def reading(path: str, method: str = "GET", **headers: str) -> Attack:
+    """What somebody who may look asks for, and reads to its end."""
+
+    async def attack(target: Target) -> list[str]:
+        try:
+            async with wire(target.url) as connection:
+                connection.send(request(target, method, path, "read", connection="close", **headers))
+                reply = await connection.reply()
+                await connection.rest()
+                return [f"{reply.status} read"]
+        except (ConnectionError, EOFError):
+            return ["closed"]
+
+    return attack
+
+
 def raw(data: bytes, token: str) -> Attack:
     """Bytes as they stand, but for the token."""
 
@@ -307,3 +323,14 @@ ATTACKS: Final[dict[str, Attack]] = {
     },
 }
 """What it is → how it is done."""
+
+READS: Final[dict[str, Attack]] = {
+    "every letter": reading("/v1/letters", accept="application/x-ndjson"),
+    "every letter, whole": reading("/v1/letters?whole=true", accept="application/x-ndjson"),
+    "letters of a type": reading("/v1/letters?type=none&limit=1000"),
+    "verify": reading("/v1/verify", "POST"),
+    "stats": reading("/v1/stats"),
+    "the audit stream": reading("/v1/audit?limit=1000"),
+    "metrics": reading("/metrics"),
+}
+"""What Redis has work with: nothing is wrong with one of them, and with each other one of hundreds at a time."""
