@@ -15,7 +15,8 @@ from typing import Any
 
 import anyio
 
-from tests.support.harness.attacks import ATTACKS, READS, Target, request
+from tests.support.harness.attack import Target, request
+from tests.support.harness.attacks import ATTACKS, READS
 from tests.support.harness.history import Journal
 from tests.support.harness.payloads import PAYLOADS, event_of
 from tests.support.raw_http import ask

@@ -1,167 +1,19 @@
-"""What those do to a service who mean no good: each attack once, and what came of it.
-
-An outcome is the status of a problem, ``closed``, or what else came back, said in words: no attack should get that.
-"""
+"""What those do to a service who mean no good: every attack that there is."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
-from typing import Final, NamedTuple
+from collections.abc import Awaitable
+from typing import Final
 
 import anyio
 
+from tests.support.harness.attack import Attack, Target, request, send
+from tests.support.harness.attack_connections import CONNECTIONS, TOGETHER
 from tests.support.harness.payloads import SECRET
 from tests.support.hostile import HOSTILE
-from tests.support.raw_http import Wire, head, wire
+from tests.support.raw_http import wire
 from tests.support.requests_of_roles import REQUESTS
 
-__all__ = ["ATTACKS", "READS", "Target", "request"]
-
-MIB: Final = 1 << 20
-SLOW: Final = 300
-"""Connections of a slowloris."""
-
-TOGETHER: Final = 20
-"""Requests of a verb at a time."""
-
-
-class Target(NamedTuple):
-    """A service, and tokens for it: of each role, ``none`` (empty), ``unknown`` and ``expired``."""
-
-    url: str
-    tokens: Mapping[str, str]
-
-
-type Attack = Callable[[Target], Awaitable[list[str]]]
-"""Returns the outcome of each of its requests."""
-
-
-async def outcome(connection: Wire) -> str:
-    """What a request has come to."""
-    try:
-        reply = await connection.reply()
-    except (ConnectionError, EOFError):
-        return "closed"
-    except TimeoutError:
-        return "no answer"
-    if "<script" in reply.body.decode("latin-1") and "json" not in reply.headers.get("content-type", ""):
-        return f"{reply.status} with a script"
-    kind = reply.headers.get("content-type", "")
-    return str(reply.status) if kind == "application/problem+json" else f"{reply.status} of {kind or 'nothing'}"
-
-
-async def send(target: Target, data: bytes) -> list[str]:
-    """One request on a connection of its own."""
-    try:
-        async with wire(target.url) as connection:
-            connection.send(data)
-            return [await outcome(connection)]
-    except ConnectionError:
-        return ["closed"]
-
-
-def request(target: Target, method: str, path: str, token: str, body: bytes = b"", /, **headers: str) -> bytes:
-    """A sound request of somebody with this token."""
-    if target.tokens[token]:
-        headers["authorization"] = f"Bearer {target.tokens[token]}"
-    if body:
-        headers = {"content_type": "application/json", "content_length": str(len(body))} | headers
-    return head(method, path, x_secret=SECRET, **headers) + body
-
-
-# -- connections and bodies -------------------------------------------------------------------------------
-
-
-async def slowloris(target: Target) -> list[str]:
-    """Heads that never end, a byte each moment, on hundreds of connections."""
-    outcomes: list[str] = []
-
-    async def dribble(connection: Wire) -> None:
-        async with anyio.create_task_group() as group:
-
-            async def more() -> None:
-                for byte in head(x="a" * 10_000):
-                    connection.send(bytes([byte]))
-                    await anyio.sleep(0.3)
-
-            group.start_soon(more)
-            outcomes.append(await outcome(connection))
-            group.cancel_scope.cancel()
-
-    async with AsyncExitStack() as stack, anyio.create_task_group() as group:
-        for _ in range(SLOW):
-            try:
-                group.start_soon(dribble, await stack.enter_async_context(wire(target.url)))
-            except ConnectionError:
-                outcomes.append("closed")
-    return outcomes
-
-
-async def slow_bodies(target: Target) -> list[str]:
-    """Bodies of which the most is sent, and then nothing more."""
-    outcomes: list[str] = []
-    whole = request(target, "POST", "/v1/letters/batch", "capture", b" " * 200_000)
-
-    async def one() -> None:
-        outcomes.extend(await send(target, whole[:150_000]))
-
-    async with anyio.create_task_group() as group:
-        for _ in range(TOGETHER):
-            group.start_soon(one)
-    return outcomes
-
-
-async def parts_of(part: bytes) -> AsyncIterator[bytes]:
-    """1 GiB."""
-    for _ in range(1024):
-        yield part
-
-
-def gibibyte(part: bytes, token: str = "capture", **headers: str) -> Attack:
-    """1 GiB, of which the head says this."""
-
-    async def attack(target: Target) -> list[str]:
-        try:
-            async with wire(target.url) as connection:
-                connection.send(request(target, "POST", "/v1/letters", token, **headers))
-                async with anyio.create_task_group() as group:
-
-                    async def pour() -> None:
-                        try:
-                            async for piece in parts_of(part):
-                                connection.send(piece)
-                                await connection.writer.drain()
-                        except ConnectionError:
-                            return
-                        group.cancel_scope.cancel()  # all of it was taken
-
-                    group.start_soon(pour)
-                    found = await outcome(connection)
-                    group.cancel_scope.cancel()
-                    return [found]
-                return ["1 GiB was taken"]
-        except ConnectionError:
-            return ["closed"]
-
-    return attack
-
-
-CHUNK: Final = b"100000\r\n" + bytes(MIB) + b"\r\n"
-JSON: Final = {"content_type": "application/json"}
-
-
-async def idle_connections(target: Target) -> list[str]:
-    """More connections than there may be, that say nothing: each takes the place of another."""
-    async with AsyncExitStack() as stack:
-        for _ in range(2 * SLOW):
-            try:
-                await stack.enter_async_context(wire(target.url))
-            except ConnectionError:
-                break
-    return ["closed"]
-
-
-# -- tokens and bodies of requests ------------------------------------------------------------------------
+__all__ = ["ATTACKS", "READS"]
 
 
 def of_no_right(name: str, token: str) -> Attack:
@@ -274,24 +126,6 @@ BODIES: Final[dict[str, Attack]] = {
     "a state of a script": query("state=%3Cscript%3E"),
     "many parameters": query("&".join(["state=parked"] * 2000)),
     "a method of its own": lambda target: send(target, request(target, "DELETE", "/v1/letters", "admin")),
-}
-
-CONNECTIONS: Final[dict[str, Attack]] = {
-    "slowloris": slowloris,
-    "slow bodies": slow_bodies,
-    "idle connections": idle_connections,
-    "1 GiB": gibibyte(bytes(MIB), content_length=str(1024 * MIB), **JSON),
-    "1 GiB without a token": gibibyte(bytes(MIB), "none", content_length=str(1024 * MIB), **JSON),
-    "1 GiB in chunks": gibibyte(CHUNK, transfer_encoding="chunked", **JSON),
-    "1 GiB in chunks without a token": gibibyte(CHUNK, "none", transfer_encoding="chunked", **JSON),
-    "1 GiB that says 100 bytes": gibibyte(bytes(MIB), content_length="100", **JSON),
-    "10 bytes that say 1 MiB": lambda target: send(
-        target, request(target, "POST", "/v1/letters", "capture", content_length=str(MIB), **JSON) + b"0123456789"
-    ),
-    "a chunk that says 2 GiB": lambda target: send(
-        target,
-        request(target, "POST", "/v1/letters", "capture", transfer_encoding="chunked", **JSON) + b"7fffffff\r\n{",
-    ),
 }
 
 STRANGERS: Final = ("none", "unknown", "expired")
