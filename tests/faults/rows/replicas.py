@@ -72,13 +72,17 @@ def remark(run: Run, replicas: Replicas, strokes: list[str]) -> None:
     spooled = sum(line.what == "ok" and line.letter.startswith("spooled:") for line in run.history.lines)
     took = ", ".join(f"{strokes.count(how)} {how}" for how in sorted(set(strokes)))
     took += f" (to its end {max(replicas.ends_s):.1f} s at most)" if replicas.ends_s else ""
-    run.remarks.append(f"{took}; {run.figures.recovered} captures of unknown outcome resolved, {spooled} spooled")
+    run.remarks.append(
+        f"{took}; {run.figures.recovered} captures of unknown outcome resolved, "
+        f"{run.figures.unresolved} not repeated, {spooled} spooled"
+    )
     replicas.check_logs(SECRET)
 
 
-def with_and_without_spool(run: Run, replicas: Replicas) -> None:
-    """Four clients: two that spool, two that do not."""
-    replicas.clients(2, wait=False, **LOAD)
+def four_clients(run: Run, replicas: Replicas) -> None:
+    """Start two that spool, and two that do not, of whom one leaves it at what the client itself repeats."""
+    replicas.clients(1, wait=False, **LOAD)
+    replicas.clients(1, wait=False, repeats=False, **LOAD)
     spooling = {"spool_dir": str(run.folder / "spool"), "operation_timeout": TIMEOUT_S}
     replicas.clients(2, **(LOAD | {"config": spooling}))
     all_answered(run, time.monotonic())
@@ -89,7 +93,7 @@ def killed_replicas(run: Run) -> None:
     run.settings, run.promise = {"shutdown_grace": GRACE_S}, Promise(resumes_s=AGAIN_S)
     run.work(2)
     with Replicas(run, 3) as replicas:
-        with_and_without_spool(run, replicas)
+        four_clients(run, replicas)
         strokes = []
         for _ in range(8):
             run.sleep(0.1, 0.5)
@@ -105,7 +109,7 @@ def all_away(run: Run) -> None:
     run.settings, run.promise = {"shutdown_grace": GRACE_S}, Promise(resumes_s=AGAIN_S)
     run.work(2)
     with Replicas(run, 3) as replicas:
-        with_and_without_spool(run, replicas)
+        four_clients(run, replicas)
         strokes = []
         for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
             run.sleep(0.5, 1.0)
@@ -146,7 +150,7 @@ def replicas_and_primary(run: Run) -> None:
     run.settings, run.promise = REPLICATED | {"shutdown_grace": GRACE_S}, Promise(resumes_s=None)
     run.work(2)
     with Replicas(run, 3) as replicas:
-        with_and_without_spool(run, replicas)
+        four_clients(run, replicas)
         primary = run.primary(run.chance.choice(run.shards))
         shards, [heir] = run.shards_of(primary), run.cluster.replicas_of(primary)
         strokes = ["SIGKILL"]
