@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- layout: read the queue's layout record; the first process makes it, unless it only reads.
 --
 -- KEYS  1 layout  hash  dlq:{<queue>}:layout

@@ -1,5 +1,6 @@
 """The pages about the service say nothing that is not so: transcripts run, tables are those of the code."""
 
+import os
 import re
 import shutil
 from dataclasses import fields
@@ -30,8 +31,17 @@ def rows(heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
+@pytest.fixture
+def needs_curl() -> None:
+    """A machine may lack it; CI may not."""
+    if shutil.which("curl") is None:
+        assert not os.environ.get("CI"), "curl is missing: .ci/run installs it"
+        pytest.skip("curl is missing, which the transcripts use")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_transcripts_run_as_they_stand(page: Path, redis_url: str, tmp_path: Path, needs_curl: None) -> None:
+@pytest.mark.usefixtures("needs_curl")
+def test_transcripts_run_as_they_stand(page: Path, redis_url: str, tmp_path: Path) -> None:
     """From the first command to the last, in one shell, with a service of their own on a real server."""
     steps = steps_of(page)
     assert len(steps) > 3
@@ -39,15 +49,6 @@ def test_transcripts_run_as_they_stand(page: Path, redis_url: str, tmp_path: Pat
     assert len(printed) == len(steps), printed[-1]
     wrong = [(step.command, told) for step, told in zip(steps, printed, strict=True) if differs(step.lines, told)]
     assert wrong == []
-
-
-@pytest.fixture
-def needs_curl(pytestconfig: pytest.Config) -> None:
-    import os
-
-    if shutil.which("curl") is None:
-        assert not os.environ.get("CI"), "curl is missing: .ci/run installs it"
-        pytest.skip("curl is missing, which the transcripts use")
 
 
 def test_the_table_of_settings_is_complete() -> None:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -12,6 +13,7 @@ import anyio.to_thread
 import pytest
 
 from tests.integration.conftest import Queues
+from tests.support.places import Place
 from tests.support.proxy import Proxy
 from tests.support.running_service import service_of, tokens
 from tests.support.spools import all_sent, numbers
@@ -20,10 +22,17 @@ from uno.event_bus.dead_letter import (
     ConfigError,
     DeadLetterConfig,
     DeadLetterQueue,
+    PartialCapture,
     PermissionDenied,
     StoreUnavailable,
     blocking,
 )
+from uno.event_bus.dead_letter.codec import Encoded
+from uno.event_bus.dead_letter.letter import NewLetter
+from uno.event_bus.dead_letter.service.app import make_app
+from uno.event_bus.dead_letter.service.server import Server
+from uno.event_bus.dead_letter.service.settings import ServiceSettings
+from uno.event_bus.dead_letter.store.lookup import Kept
 
 NEVER: Any = {"delay": 3600}
 
@@ -176,6 +185,32 @@ async def test_nothing_is_done_where_nobody_listens(nobody: str) -> None:
         assert monotonic() - began < 2
 
 
+async def test_calls_that_find_nobody_wait_together(nobody: str) -> None:
+    """Not one after the other for its turn to ask."""
+    queue = DeadLetterQueue(nobody, DeadLetterConfig(operation_timeout=0.3))
+    begun = monotonic()
+
+    async def capture() -> None:
+        with pytest.raises(StoreUnavailable):
+            await queue.add({})
+
+    async with anyio.create_task_group() as group:
+        for _ in range(20):
+            group.start_soon(capture)
+    assert monotonic() - begun < 1.5
+    await queue.aclose()
+
+
+async def test_a_letter_that_the_service_refuses_costs_no_other(far: Far) -> None:
+    """Not those that came with it: the request is halved until it is alone."""
+    queue = await far.queue()
+    events = [Encoded("x" * 2000 if n == 5 else "Odd", "application/json", b"{}") for n in range(9)]
+    with pytest.raises(PartialCapture, match=r"position 5: the service refused the request .*1024") as caught:
+        await queue.add_many(events, **NEVER)
+    assert list(caught.value.errors) == [5]
+    assert await far.listed() == list(caught.value.ids.values())
+
+
 async def test_a_silent_network_is_given_up_in_time(far: Far) -> None:
     """A try takes `operation_timeout` at most, and all of them twice that."""
     queue = await far.queue(operation_timeout=0.3)
@@ -202,11 +237,85 @@ async def test_captures_wait_on_disk_while_the_service_is_away(far: Far, tmp_pat
     assert [letter.event_id async for letter in far.truth.letters()][1:] == [f"e{n}" for n in range(1, 6)]
 
 
+async def test_a_spool_counts_on_no_more_than_what_the_service_remembers(queues: Queues, tmp_path: Path) -> None:
+    """Where that is nothing, what may be there is looked for before it is sent again."""
+    truth = queues(shards=1, dedupe_window=0)
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(service_of(truth))
+        far = Far(truth, stack.enter_context(Proxy(url)), stack)
+        queue = await far.queue(spool_dir=str(tmp_path), dedupe_window=600)
+        await queue.open()
+        far.proxy.lose_replies("POST /v1/letters/batch", 1)
+        assert await queue.add({}, event_id="e", **NEVER) == "spooled:e"
+        await all_sent(queue)
+        assert len(await far.listed()) == 1
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_a_long_look_for_letters_of_a_spool_is_waited_for_and_ends_with_who_waits(
+    far: Far, monkeypatch: pytest.MonkeyPatch, leaves: bool
+) -> None:
+    """It walks over all that came in since: given up after ``operation_timeout``, a spool would stay full for ever."""
+    began, ended = anyio.Event(), anyio.Event()
+
+    async def slow(*args: Any, **how: Any) -> set[int]:
+        began.set()
+        try:
+            await anyio.sleep(60 if leaves else 0.3)
+        finally:
+            ended.set()
+        return {0}
+
+    monkeypatch.setattr(far.truth, "known", slow)
+    queue = await far.queue(operation_timeout=0.1)
+    kept = [Kept(NewLetter("e", "", b""), 0, tried=True)]
+    with anyio.fail_after(5):
+        if not leaves:
+            assert await queue.known(kept, now_ms=0) == {0}
+            return
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(queue.known, kept, now_ms=0))
+            await began.wait()
+            group.cancel_scope.cancel()
+        await ended.wait()
+
+
 async def test_a_service_opens_into_its_spool(nobody: str, tmp_path: Path) -> None:
     """A process can start while the service is away; its letters wait."""
     config = DeadLetterConfig(operation_timeout=0.2, spool_dir=str(tmp_path))
     async with DeadLetterQueue(nobody, config) as queue:
         assert await queue.add({}, event_id="e") == "spooled:e"
+
+
+async def test_what_the_end_of_a_service_cuts_off_may_have_been_done(queues: Queues, place: Place) -> None:
+    """It is said to be unavailable, so that a capture is repeated, or waits in the spool."""
+    reached, certain = anyio.Event(), list[bool]()
+    with Proxy(place.url) as proxy:
+        truth = queues(proxy.redis, shards=1, operation_timeout=10.0, dedupe_window=0)
+        routes = make_app(truth, stop=anyio.Event())
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            if scope.get("path") == "/v1/letters/batch":
+                reached.set()
+            await routes(scope, receive, send)
+
+        async def capture(queue: DeadLetterQueue) -> None:
+            with pytest.raises(StoreUnavailable, match="may have been done") as unknown:
+                await queue.add({}, **NEVER)
+            certain.append(unknown.value.certain)
+
+        async with (
+            AsyncExitStack() as stack,
+            anyio.create_task_group() as group,
+            Server(app, ServiceSettings(port=0), grace_s=0.1) as server,
+        ):
+            config = DeadLetterConfig(operation_timeout=5.0)
+            queue = await stack.enter_async_context(DeadLetterQueue(server.url, config))
+            proxy.silence()
+            group.start_soon(capture, queue)
+            await reached.wait()
+        proxy.heal()
+    assert certain == [False]
 
 
 # -- tokens -----------------------------------------------------------------------------------------------
@@ -219,7 +328,8 @@ async def test_a_token_is_read_again_when_it_is_refused(queues: Queues, tmp_path
     mine.write_text(old + "\n")
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(service_of(truth, tokens_file=str(tmp_path / "tokens")))
-        async with DeadLetterQueue(url, DeadLetterConfig(service_token_file=str(mine))) as queue:
+        config = DeadLetterConfig(service_token_file=str(mine))
+        async with DeadLetterQueue(url, config) as queue, DeadLetterQueue(url, config) as checking:
             await queue.add({}, **NEVER)
             tokens(tmp_path / "tokens", known={"app": new}, app=["capture", "read"])
             mine.write_text(new + "\n")
@@ -233,7 +343,10 @@ async def test_a_token_is_read_again_when_it_is_refused(queues: Queues, tmp_path
                     return False
 
                 await eventually(is_refused)
-            await queue.add({}, **NEVER)
+            async with anyio.create_task_group() as group:  # each with the old one, and the first reads the new one
+                for _ in range(5):
+                    group.start_soon(partial(queue.add, {}, **NEVER))
+            assert (await checking.verify()).clean  # its answer comes in lines
             with pytest.raises(PermissionDenied, match="admin"):
                 await queue.reshard(4)
 

@@ -137,6 +137,19 @@ async def test_a_batch_tells_of_each_event_that_was_not_captured(queues: Queues)
     assert (await queue.stats()).open == 2
 
 
+@pytest.mark.parametrize("levels", [101, 9000])
+async def test_headers_that_no_page_could_show_are_refused(queues: Queues, levels: int) -> None:
+    """One such letter would make every list with it fail; as many lists side by side are none."""
+    queue = queues()
+    nested = b'{"events":[{"type":"t","payload":1,"headers":{"a":%s}},{"type":"t","payload":1,"headers":{"a":[%s]}}]}'
+    body = nested % (b"[" * levels + b"]" * levels, b",".join([b"[]"] * levels))
+    async with client_of(app_of(queue)) as client:
+        told = (await client.post("/v1/letters/batch", content=body, headers=JSON)).json()
+        assert [result.get("problem", {}).get("code") for result in told["results"]] == ["invalid_event", None]
+        assert told["results"][0]["problem"]["facts"]["field"] == "headers"
+        assert len((await client.get("/v1/letters?whole=true")).json()["letters"]) == 1
+
+
 async def test_a_full_queue_refuses_by_position(queues: Queues) -> None:
     """507 alone, 207 in a batch; nothing is trimmed."""
     queue = queues(shards=1, max_queue_size=1)

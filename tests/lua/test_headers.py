@@ -18,7 +18,7 @@ LUA = lua_folder()
 VERBS = sorted(path.stem for path in LUA.glob("*.lua"))
 HEADERS = {verb: read_header(LUA / f"{verb}.lua") for verb in VERBS}
 
-DENIED_WHEN_FULL = {"add", "reschedule", "layout"}
+DENIED_WHEN_FULL = {"add", "reschedule"}
 """What brings work in is refused by a full server; all else must drain it."""
 
 

@@ -45,6 +45,9 @@ BAD_VALUES: list[tuple[str, Any]] = [
     ("service_url", "http://user:hunter2@host"),
     ("service_url", "http://host:0"),
     ("service_url", "http://host/?x=1"),
+    ("service_url", "HTTP://host"),
+    ("service_token", "uno_töken"),
+    ("service_token", "two words"),
     ("queue", ""),
     ("queue", "Orders"),
     ("queue", "-orders"),
@@ -391,6 +394,8 @@ def test_unknown_field_is_refused_with_a_guess() -> None:
         ("DLQ_RETENTION", "DLQ_RETENTION_DAYS"),
         ("DLQ_REDIS_URI", "DLQ_REDIS_URL"),
         ("DLQ_LEASE_SECOND", "DLQ_LEASE_SECONDS"),
+        ("DLQ_SERVICE_URI", "DLQ_SERVICE_URL"),
+        ("DLQ_SERVICE_TOKN", "DLQ_SERVICE_TOKEN"),
     ],
 )
 def test_misspelt_variable_is_refused_with_a_guess(variable: str, meant: str) -> None:

@@ -100,6 +100,10 @@ def test_variables_of_clients_and_of_kubernetes_pass(variable: str) -> None:
     DeadLetterConfig.from_env({variable: ""})
 
 
+def test_a_client_beside_a_service_passes_over_all_that_is_the_service_s() -> None:
+    DeadLetterConfig.from_env(dict.fromkeys(ServiceSettings.variables().values(), "x"))
+
+
 @pytest.mark.parametrize(
     ("misspelt", "meant"),
     [

@@ -31,7 +31,8 @@ LARGEST_VALUE: Final = 536_870_912
 
 
 _OF_OTHERS: Final = re.compile(
-    r"DLQ_(?:(?:SERVICE|TEST)_\w*|REDIS_SERVER)"
+    r"DLQ_(?:TEST_\w*|REDIS_SERVER)"
+    r"|DLQ_SERVICE_(?:HOSTS?|PORT|TOKENS_FILE|CERT_FILE|KEY_FILE|MAX_BODY_BYTES|REQUEST_TIMEOUT|RATE|MAX_CONNECTIONS)"
     # What Kubernetes writes into every pod for services called dlq, dlq-redis, dlq-worker …
     r"|DLQ_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
 )
@@ -90,7 +91,9 @@ class DeadLetterConfig(Settings):
     It goes before ``redis_url``. Such a remote queue captures and has the operators' verbs; it runs no handlers.
     """
 
-    service_token: str | None = setting(None, Secret(), redact=hidden)
+    service_token: str | None = setting(
+        None, Text(r"[\x21-\x7e]{1,4096}", "printable ASCII without spaces", optional=True), redact=hidden
+    )
     """Token that the service knows this process by; `service_token_file` keeps it out of the environment."""
 
     service_token_file: str | None = setting(None, PATH)

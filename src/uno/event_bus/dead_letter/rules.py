@@ -337,7 +337,7 @@ class ServiceUrl(Rule):
         if not isinstance(value, str):
             raise TypeError
         parts = urlsplit(value)
-        if not value.isprintable() or " " in value or parts.scheme not in ("http", "https"):
+        if not value.isprintable() or " " in value or not value.startswith(("http://", "https://")):
             raise ValueError
         if not parts.hostname or parts.port == 0 or "@" in parts.netloc or parts.query or parts.fragment:
             raise ValueError

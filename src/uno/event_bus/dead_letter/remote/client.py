@@ -11,6 +11,7 @@ import random
 import ssl
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from http import HTTPStatus
 from time import monotonic
 from typing import Any, Final, cast
 
@@ -46,6 +47,9 @@ SILENT_S: Final = 30.0
 NOT_DONE: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 """Nobody has heard of the request."""
 
+NOTHING_DONE: Final = frozenset({"rate_limited", "overloaded", "timeout"})
+"""Codes of a service that has not begun with a request, and may take it when it comes again."""
+
 type Query = Mapping[str, str | int | list[str]]
 
 
@@ -64,7 +68,6 @@ class ServiceClient:
             verify=_context(config.service_ca_file)
             if url.startswith("https://")
             else False,  # False: no context is made
-            timeout=httpx2.Timeout(self._timeout_s, connect=min(CONNECT_S, self._timeout_s)),
             limits=httpx2.Limits(max_connections=CONNECTIONS, keepalive_expiry=IDLE_S),
             trust_env=False,  # a proxy for the way out of the house is not for the way to this service
         )
@@ -84,29 +87,34 @@ class ServiceClient:
         *,
         query: Query | None = None,
         repeats: bool = True,
+        within_s: float | None = None,
     ) -> T:
         """Return the answer to a request.
 
         `repeats`: doing it twice is doing it once, so it may be sent again when it is not known whether it was done.
+        `within_s`: how long a try may take, where it is work that grows with the queue; None: ``operation_timeout``.
 
         Raises what the service says; `StoreUnavailable` when it does not answer, which is ``certain`` when nothing was
         done; `PermissionDenied` when it does not know the token, or the token's roles do not allow it.
         """
         content = None if body is None else msgspec.json.encode(body)
+        timeout_s = self._timeout_s if within_s is None else max(within_s, self._timeout_s)
         last_begin, pause = monotonic() + self._timeout_s, FIRST_PAUSE_S
         unsure = renewed = False
         while True:
+            self._require_open(unsure=unsure)
+            token = self._token
             try:
-                with anyio.fail_after(self._timeout_s):
-                    reply = await self._send(method, path, content, query)
+                with anyio.fail_after(timeout_s):
+                    reply = await self._send(method, path, content, query, timeout_s)
                 if reply.is_success:
                     return self._decoded(reply, out)
                 error, pause = self._refusal(reply), max(pause, _retry_after_s(reply))
-                if reply.status_code == 401 and not renewed and self._renew_token():
+                if reply.status_code == HTTPStatus.UNAUTHORIZED and not renewed and self._renew_token(token):
                     renewed = True
                     continue
             except (httpx2.HTTPError, TimeoutError) as failure:
-                error = self._unreachable(failure)
+                error = self._unreachable(failure, timeout_s)
             certain = not isinstance(error, StoreUnavailable) or error.certain
             unsure = unsure or not certain
             worth_it = isinstance(error, StoreUnavailable) and (certain or repeats)
@@ -124,22 +132,42 @@ class ServiceClient:
         """
         content = b"{}" if body is None else msgspec.json.encode(body)
         decode = msgspec.json.Decoder(out).decode
-        timeout = httpx2.Timeout(self._timeout_s, read=SILENT_S, connect=min(CONNECT_S, self._timeout_s))
-        headers = {**self._headers(content), "accept": NDJSON}
         try:
-            async with self._client.stream(method, path, content=content, headers=headers, timeout=timeout) as reply:
-                if not reply.is_success:
-                    await reply.aread()
-                    raise self._refusal(reply)
-                async with aclosing(cast("AsyncGenerator[str]", reply.aiter_lines())) as lines:
-                    async for line in lines:
-                        if line:
-                            yield decode(line)
+            async with (
+                aclosing(await self._begun(method, path, content)) as reply,
+                aclosing(cast("AsyncGenerator[str]", reply.aiter_lines())) as lines,
+            ):
+                async for line in lines:
+                    if line:
+                        yield decode(line)
         except (httpx2.HTTPError, msgspec.MsgspecError) as failure:
-            raise self._unreachable(failure) from failure
+            raise self._unreachable(failure, SILENT_S) from failure
 
-    async def _send(self, method: str, path: str, content: bytes | None, query: Query | None) -> httpx2.Response:
-        return await self._client.request(method, path, content=content, params=query, headers=self._headers(content))
+    async def _begun(self, method: str, path: str, content: bytes) -> httpx2.Response:
+        """Return a reply in lines that are still to be read; the caller closes it."""
+        timeout = httpx2.Timeout(self._timeout_s, read=SILENT_S, connect=min(CONNECT_S, self._timeout_s))
+        while True:
+            self._require_open()
+            token, headers = self._token, {**self._headers(content), "accept": NDJSON}
+            request = self._client.build_request(method, path, content=content, headers=headers, timeout=timeout)
+            reply = await self._client.send(request, stream=True)
+            if reply.is_success:
+                return reply
+            async with aclosing(reply):
+                await reply.aread()
+            if reply.status_code != HTTPStatus.UNAUTHORIZED or not self._renew_token(token):
+                raise self._refusal(reply)
+
+    def _require_open(self, *, unsure: bool = False) -> None:
+        if self._client.is_closed:
+            raise StoreUnavailable("the queue was closed during the call", certain=not unsure)
+
+    async def _send(
+        self, method: str, path: str, content: bytes | None, query: Query | None, timeout_s: float
+    ) -> httpx2.Response:
+        timeout = httpx2.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s))
+        headers = self._headers(content)
+        return await self._client.request(method, path, content=content, params=query, headers=headers, timeout=timeout)
 
     def _headers(self, content: bytes | None) -> dict[str, str]:
         headers: dict[str, str] = {}
@@ -164,15 +192,15 @@ class ServiceClient:
         problem = _problem_in(reply)
         if problem is None:
             return StoreUnavailable(f"{self.url} answers {status} {reply.reason_phrase}")
-        if status in (401, 403):
+        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             return PermissionDenied(f"{self.url}: {problem.detail}")
-        if problem.code in ("rate_limited", "overloaded"):
+        if problem.code in NOTHING_DONE:
             return StoreUnavailable(f"{self.url}: {problem.detail}", certain=True)
         return error_of(problem)
 
-    def _unreachable(self, failure: Exception) -> StoreUnavailable:
+    def _unreachable(self, failure: Exception, timeout_s: float) -> StoreUnavailable:
         if isinstance(failure, TimeoutError):
-            return StoreUnavailable(f"{self.url} has not answered within {self._timeout_s:g} s")
+            return StoreUnavailable(f"{self.url} has not answered within {timeout_s:g} s")
         why = str(failure) or type(failure).__name__
         error = StoreUnavailable(f"{self.url}: {why}", certain=isinstance(failure, NOT_DONE))
         error.__cause__ = failure
@@ -191,14 +219,14 @@ class ServiceClient:
             why = error.strerror if isinstance(error, OSError) else "it is not ASCII text"
             raise ConfigError(f"DLQ_SERVICE_TOKEN_FILE (service_token_file) is {self._token_file!r}: {why}") from None
 
-    def _renew_token(self) -> bool:
-        """Read the token's file again; answer whether there is another token in it."""
-        before = self._token
-        try:
-            self._token = self._read_token() or self._token
-        except ConfigError:
-            return False
-        return self._token != before
+    def _renew_token(self, refused: str) -> bool:
+        """Read the token's file again, unless another request has; answer whether the token is another one now."""
+        if self._token == refused:
+            try:
+                self._token = self._read_token() or refused
+            except ConfigError:
+                return False
+        return self._token != refused
 
 
 def _problem_in(reply: httpx2.Response) -> Problem | None:

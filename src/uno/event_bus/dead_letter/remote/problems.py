@@ -8,10 +8,10 @@ from typing import Any, Final
 import msgspec
 
 from uno.event_bus.dead_letter import errors
-from uno.event_bus.dead_letter.errors import DeadLetterError
+from uno.event_bus.dead_letter.errors import DeadLetterError, StoreUnavailable
 from uno.event_bus.dead_letter.remote.wire import Problem
 
-__all__ = ["STATUS", "error_of", "problem_of"]
+__all__ = ["STATUS", "RequestRefused", "error_of", "problem_of"]
 
 STATUS: Final[Mapping[str, HTTPStatus]] = MappingProxyType(
     {
@@ -57,19 +57,33 @@ def problem_of(error: DeadLetterError, request_id: str = "") -> Problem:
     )
 
 
+class RequestRefused(errors.StoreError):
+    """Raised when a service refuses a request as it was sent: nothing was done, and to send it again does not help."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.args = (f"the service refused the request ({why}): nothing was done",)
+
+
 def error_of(problem: Problem) -> DeadLetterError:
     """Return the error that a problem tells of: same class, message and facts.
 
-    A code that this version does not know, or that is the service's own, is a `StoreError` with its message.
+    A code that this version does not know, or that is the service's own, is told by its status: what the service
+    cannot do now is a `StoreUnavailable`, and whether it was done is not known; what it refuses is a `RequestRefused`.
     """
     kind = _KINDS.get(problem.code)
-    if kind is None:
-        return errors.StoreError(f"{problem.detail} ({problem.code})")
-    return _restored(kind, problem.detail, problem.facts)
+    if kind is not None:
+        return _restored(kind, problem.detail, problem.facts)
+    why = f"{problem.detail} ({problem.code})"
+    if problem.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return RequestRefused(why)
+    return errors.StoreError(why) if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR else StoreUnavailable(why)
 
 
 def _restored(kind: type[DeadLetterError], message: str, facts: dict[str, Any]) -> DeadLetterError:
     """Make it by message and facts, as a copy is made: the constructors take facts, and build the message."""
+    if issubclass(kind, StoreUnavailable):  # others act on these two, whatever another version tells of it
+        facts = {**facts, "why": str(facts.get("why", message)), "certain": facts.get("certain") is True}
     error = kind.__new__(kind, message)
     error.__dict__.update({name: tuple(fact) if isinstance(fact, list) else fact for name, fact in facts.items()})
     return error

@@ -8,10 +8,10 @@ import anyio
 import msgspec
 
 from uno.event_bus.dead_letter.config import DeadLetterConfig
-from uno.event_bus.dead_letter.errors import ConfigError, DeadLetterError
+from uno.event_bus.dead_letter.errors import ConfigError, DeadLetterError, PayloadTooLarge, StoreUnavailable
 from uno.event_bus.dead_letter.letter import NewLetter
 from uno.event_bus.dead_letter.remote.client import ServiceClient
-from uno.event_bus.dead_letter.remote.problems import error_of
+from uno.event_bus.dead_letter.remote.problems import RequestRefused, error_of
 from uno.event_bus.dead_letter.remote.wire import Batch, Event, Key, Keys, Known, QueueInfo, Result, Results
 from uno.event_bus.dead_letter.store.lookup import Kept
 
@@ -23,7 +23,10 @@ BATCH: Final = 250
 """Letters of one request, at most."""
 
 BATCH_BYTES: Final = 4 * 1024 * 1024
-"""Payload bytes of one, beyond its first letter."""
+"""Of one, beyond its first letter: bytes of what may be long in a letter."""
+
+LOOKUP_S: Final = 60.0
+"""How long the service may look for letters that are there: it walks over all that came in since, 100,000 a second."""
 
 
 class RemoteStore:
@@ -35,18 +38,33 @@ class RemoteStore:
         self._config = config
         self._info: QueueInfo | None = None
         self._opening = anyio.Lock()
+        self._tries = 0
+        self._refused: DeadLetterError | None = None
+        """What the last try to open it came to."""
 
     async def open(self) -> None:
-        """Ask the service for its queue. Idempotent.
+        """Ask the service for its queue. Idempotent; callers that wait while another one tries share its outcome.
 
         Raises `ConfigError` when it is another one, `PermissionDenied`, `StoreUnavailable`.
         """
         if self._info is not None:
             return
+        tries = self._tries
         async with self._opening:
-            if self._info is None:
-                self._info = await self.client.ask("GET", "/queue", QueueInfo)
-                self._compare(self._info)
+            if self._info is not None:
+                return
+            if self._refused is not None and self._tries > tries:
+                raise self._refused
+            self._refused = None
+            try:
+                info = await self.client.ask("GET", "/queue", QueueInfo)
+                self._compare(info)
+            except DeadLetterError as error:
+                self._refused = error
+                raise
+            finally:
+                self._tries += 1
+            self._info = info
 
     def _compare(self, info: QueueInfo) -> None:
         if info.queue != self.queue:
@@ -54,7 +72,7 @@ class RemoteStore:
         if self._config.spool_dir is not None and info.dedupe_window_s < self._config.dedupe_window:
             logger.warning(
                 "queue %s: the service remembers captures for %g s, DLQ_DEDUPE_WINDOW is %g s here: set the same, or "
-                "letters from the spool may be captured twice",
+                "letters of the spool that are settled meanwhile may be captured twice",
                 self.queue,
                 info.dedupe_window_s,
                 self._config.dedupe_window,
@@ -62,8 +80,7 @@ class RemoteStore:
             )
 
     async def close(self) -> None:
-        """Close the connections; the store can be opened again."""
-        self._info = None
+        """Close the connections, for good: a queue that is used again makes another store."""
         await self.client.close()
 
     # -- letters -------------------------------------------------------------------------------------
@@ -73,6 +90,12 @@ class RemoteStore:
         """Home shards, as far as this side can tell them apart."""
         return 1
 
+    @property
+    def window_s(self) -> float:
+        """How long the service remembers captures, as far as this side counts on it."""
+        theirs = 0.0 if self._info is None else self._info.dedupe_window_s
+        return min(theirs, self._config.dedupe_window)
+
     def home_of(self, new: NewLetter) -> int:
         """Return the home of a letter: where it really is, the service knows."""
         return 0
@@ -80,21 +103,44 @@ class RemoteStore:
     async def add(self, letters: Sequence[NewLetter]) -> list[str | Exception]:
         """Capture letters; return by position its id or its error.
 
-        A repeat answers the first id, so a request whose outcome is unknown is sent again, unless the service
-        remembers no captures.
+        A repeat answers the first id, so a request whose outcome is unknown is sent again, unless the service might
+        have forgotten the first one by then. A service that does not answer is not asked for the letters behind.
         """
         results: list[str | Exception] = []
+        away: StoreUnavailable | None = None
         for batch in _batches(letters):
-            results += await self._add(batch)
+            if away is not None:
+                results += [StoreUnavailable(away.why, certain=True)] * len(batch)
+                continue
+            try:
+                results += await self._add(batch)
+            except StoreUnavailable as error:
+                away = error
+                results += [error] * len(batch)
         return results
 
     async def _add(self, letters: Sequence[NewLetter]) -> list[str | Exception]:
-        repeats = self._info is not None and self._info.dedupe_window_s > 0
+        """Capture letters in one request, halved while it is refused: one letter that is too large costs no other.
+
+        Raises `StoreUnavailable`.
+        """
+        repeats = self.window_s > 2 * self._config.operation_timeout
         body = Batch(list(_events(letters)))
         try:
             answer = await self.client.ask("POST", "/letters/batch", Results, body, repeats=repeats)
+        except (RequestRefused, PayloadTooLarge) as refused:
+            if len(letters) == 1:
+                return [refused]
+            half = len(letters) // 2
+            return [*await self._add(letters[:half]), *await self._add(letters[half:])]
+        except StoreUnavailable:
+            raise
         except DeadLetterError as error:
             return [error] * len(letters)
+        if len(answer.results) != len(letters):
+            raise StoreUnavailable(
+                f"{self.client.url} answers {len(answer.results)} results for {len(letters)} letters"
+            )
         return [_result(each) for each in answer.results]
 
     async def known(self, kept: Sequence[Kept], *, now_ms: int) -> set[int]:
@@ -102,7 +148,7 @@ class RemoteStore:
         found: set[int] = set()
         for at in range(0, len(kept), BATCH):
             keys = [_key(each) for each in kept[at : at + BATCH]]
-            answer = await self.client.ask("POST", "/letters/known", Known, Keys(keys, now_ms))
+            answer = await self.client.ask("POST", "/letters/known", Known, Keys(keys, now_ms), within_s=LOOKUP_S)
             found |= {at + position for position in answer.positions}
         return found
 
@@ -126,12 +172,16 @@ def _result(result: Result) -> str | Exception:
 def _batches(letters: Sequence[NewLetter]) -> Iterator[Sequence[NewLetter]]:
     begin, size = 0, 0
     for at, new in enumerate(letters):
-        size += len(new.payload)
+        size += _size(new)
         if at > begin and (at - begin >= BATCH or size > BATCH_BYTES):
             yield letters[begin:at]
-            begin, size = at, len(new.payload)
+            begin, size = at, _size(new)
     if begin < len(letters):
         yield letters[begin:]
+
+
+def _size(new: NewLetter) -> int:
+    return len(new.payload) + len(new.headers) + len(new.traceback) + len(new.error)
 
 
 def _events(letters: Sequence[NewLetter]) -> Iterator[Event]:

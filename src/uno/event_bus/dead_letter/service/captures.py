@@ -1,5 +1,6 @@
 """``/v1/letters``, as producers use it: events come in, one or many, and are asked after."""
 
+from functools import partial
 from http import HTTPStatus
 
 from starlette.responses import Response
@@ -10,6 +11,7 @@ from uno.event_bus.dead_letter.queue import DeadLetterQueue
 from uno.event_bus.dead_letter.remote.problems import problem_of
 from uno.event_bus.dead_letter.remote.wire import Batch, Captured, Event, Key, Keys, Known, Result, Results
 from uno.event_bus.dead_letter.service.caller import CAPTURE
+from uno.event_bus.dead_letter.service.ending import while_wanted
 from uno.event_bus.dead_letter.service.incoming import letter_of, letters_of, trace_of
 from uno.event_bus.dead_letter.service.operation import Call, op
 from uno.event_bus.dead_letter.service.reply import reply
@@ -87,7 +89,8 @@ async def known(call: Call) -> Known:
     not be told as one. Letters that were settled meanwhile are not found.
     """
     kept = [_kept(key) for key in call.body.keys]
-    return Known(sorted(await call.queue.known(kept, now_ms=call.body.now_ms)))
+    look = partial(call.queue.known, kept, now_ms=call.body.now_ms)
+    return Known(sorted(await while_wanted(call, look)))
 
 
 def _kept(key: Key) -> Kept:

@@ -1,9 +1,9 @@
 """Events that come in over HTTP become letters: what `capture.Capturer.letters` does for events of this process."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from secrets import token_hex
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import UNSET
@@ -23,6 +23,10 @@ _TRACEPARENT: Final = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]
 
 LONGEST_STATE: Final = 512
 """Characters of a tracestate, which W3C has every vendor carry on."""
+
+
+MOST_LEVELS: Final = 100
+"""How deeply headers may be nested: those that a process can just read, it cannot read within a page."""
 
 
 def trace_of(request: Request) -> dict[str, str]:
@@ -49,15 +53,14 @@ def letters_of(
 def letter_of(queue: DeadLetterQueue, event: Event, trace: Mapping[str, str]) -> NewLetter:
     """Return the letter of an event; without a trace context of its own it gets the request's.
 
-    Raises `InvalidEvent` for a payload that is missing, twice there, or not of its content type, and `PayloadTooLarge`.
+    Raises `InvalidEvent` for a payload that is missing, twice there, or not of its content type, and for headers that
+    are nested too deeply; `PayloadTooLarge`.
     """
     config = queue.config
     payload = _payload(event)
     if len(payload) > config.max_payload_bytes:
         raise PayloadTooLarge(len(payload), config.max_payload_bytes)
-    headers = _headers(event.headers, trace)
-    if len(headers) > config.max_payload_bytes:
-        raise PayloadTooLarge(len(headers), config.max_payload_bytes, "headers")
+    headers = _headers(event, trace, config.max_payload_bytes)
     reason = event.reason or _reason(event).value
     failure = describe_texts(
         event.error_type,
@@ -99,10 +102,38 @@ def _payload(event: Event) -> bytes:
     return bytes(event.payload)  # type: ignore[arg-type]  # UNSET is refused above
 
 
-def _headers(own: dict[str, Any], trace: Mapping[str, str]) -> bytes:
+def _headers(event: Event, trace: Mapping[str, str], most_bytes: int) -> bytes:
+    own = event.headers
     if trace and "traceparent" not in own:
         own = {**trace, **own}
-    return msgspec.json.encode(own) if own else b""
+    try:
+        packed = msgspec.json.encode(own) if own else b""
+    except RecursionError:
+        raise _too_deep(event) from None
+    if len(packed) > most_bytes:
+        raise PayloadTooLarge(len(packed), most_bytes, "headers")
+    if packed.count(b"{") + packed.count(b"[") > MOST_LEVELS and _levels(own) > MOST_LEVELS:
+        raise _too_deep(event)
+    return packed
+
+
+def _too_deep(event: Event) -> InvalidEvent:
+    return InvalidEvent(event.type, f"nested in more than {MOST_LEVELS} levels", field="headers")
+
+
+def _levels(value: object) -> int:
+    """Return how deeply a value of JSON is nested."""
+    levels, within = 0, [value]
+    while within:
+        levels += 1
+        within = [part for each in within for part in _parts(each)]
+    return levels - 1
+
+
+def _parts(value: object) -> Iterable[object]:
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, Sequence) and not isinstance(value, str) else ()
 
 
 def _reason(event: Event) -> DeadLetterReason:

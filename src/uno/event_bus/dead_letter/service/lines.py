@@ -23,8 +23,8 @@ from uno.event_bus.dead_letter.service.reply import GUARDS, problem_for
 
 __all__ = ["Lines", "Source", "Tell", "line"]
 
-BUFFERED: Final = 16
-"""Pieces that wait for the client, before the source waits."""
+BUFFERED: Final = 1
+"""Pieces that wait for the client, before the source waits: each may be a whole letter, and there are many clients."""
 
 SILENCE_S: Final = 10.0
 """The longest time without a line: proxies take a connection that is silent for longer for dead."""

@@ -99,7 +99,6 @@ class Sender:
         stopping: Callable[[], bool],
     ) -> None:
         self._config = config
-        self._window_ms = int(config.dedupe_window * 1000)
         self._timeout_ms = int(config.operation_timeout * 1000)
         self._folder = folder
         self._in_thread = in_thread
@@ -199,12 +198,13 @@ class Sender:
 
     def _perhaps_forgotten(self, walk: Walk, batch: Sequence[Record]) -> list[Record]:
         """Return the letters that are so old that a capture of their keys may not be remembered."""
-        before_ms = _now_ms() + self._timeout_ms - self._window_ms
+        window_ms = int(walk.receiver.window_s * 1000)
+        before_ms = _now_ms() + self._timeout_ms - window_ms
         return [
             record
             for record in batch
             if record.captured_at_ms <= before_ms
-            and (self._window_ms or record.state is State.TRIED)
+            and (window_ms or record.state is State.TRIED)
             and walk.receiver.home_of(record.letter) not in walk.away
         ]
 

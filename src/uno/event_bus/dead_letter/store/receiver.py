@@ -18,6 +18,11 @@ class Receiver(Protocol):
         """Home shards of letters, as far as it tells them apart."""
         ...
 
+    @property
+    def window_s(self) -> float:
+        """Seconds for which a repeated capture is told as one, at least; 0: not at all."""
+        ...
+
     def home_of(self, new: NewLetter) -> int:
         """Return the home of a letter, from 0; letters of one home keep their order."""
         ...

@@ -217,6 +217,11 @@ class Store:
         """Shards of the queue."""
         return self.layout.shards
 
+    @property
+    def window_s(self) -> float:
+        """How long captures are remembered."""
+        return self._config.dedupe_window
+
     def home_of(self, new: NewLetter) -> int:
         """Return the index of the shard that a letter is captured in."""
         return self._captures.home_of(new)
