@@ -65,7 +65,7 @@ test-servers: .venv/.ready .venv-servers/.ready ## Run scripts, model, integrati
 		echo "== $$server"; DLQ_TEST_SERVERS=$$server $(PYTEST) $(or $(ARGS),$(SERVER_TESTS)) || failed=1; \
 	done; [ -z "$$failed" ]
 
-faults: .venv/.ready ## Run every fault and every broken engine, about 17 min; ARGS='--rows F1,F6 --seed 7' some of them
+faults: .venv/.ready ## Run every fault and every broken engine, about 20 min; ARGS='--rows F1,F6 --seed 7' some of them
 	@$(PYTHON) -m tests.faults $(ARGS)
 
 prometheus: .venv/.ready ## Have a real Prometheus scrape two workers: metrics, alerts, dashboard, traces; needs Debian's package

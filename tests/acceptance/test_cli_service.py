@@ -1,5 +1,6 @@
 """`uno dead-letter service` and `token`: processes as the guide starts them, and how they end."""
 
+import json
 import re
 import signal
 import socket
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,27 +76,39 @@ def test_the_guides_variables_serve_the_queue_until_sigterm(cli: Cli) -> None:
 
 
 def test_requests_under_way_are_answered_and_open_streams_end_at_sigterm(cli: Cli) -> None:
+    """Within the grace time, also while one reads nothing, and with exit 0; a stream ends after a whole line."""
     cli.seed(*(("big", {"x": "y" * 20_000}) for _ in range(500)))
-    with (
-        serving(cli, DLQ_SHUTDOWN_GRACE="5") as service,
-        closing(socket.create_connection(service.address, timeout=10)) as half,
-        closing(socket.create_connection(service.address, timeout=10)) as stream,
-    ):
+    with serving(cli, DLQ_SHUTDOWN_GRACE="5") as service, ExitStack() as stack:
         host = "{}:{}".format(*service.address)
-        stream.sendall(f"GET /v1/letters HTTP/1.1\r\nHost: {host}\r\nAccept: application/x-ndjson\r\n\r\n".encode())
-        assert stream.recv(12) == b"HTTP/1.1 200"  # and reads no more of it, so that it stays open
+        unread, read, *halves = [stack.enter_context(closing(_narrow(service.address))) for _ in range(10)]
+        for stream in (unread, read):
+            asked = f"GET /v1/letters?whole=true HTTP/1.1\r\nHost: {host}\r\nAccept: application/x-ndjson\r\n\r\n"
+            stream.sendall(asked.encode())
+            assert stream.recv(12) == b"HTTP/1.1 200"
+        begun = _until(read, b"}\n")  # a line of 10 MB, which do not fit into what lies between
         body = b'{"type": "late", "payload": {}}'
         request = f"POST /v1/letters HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
-        half.sendall(f"{request}Content-Length: {len(body)}\r\n\r\n".encode() + body[:10])
+        for half in halves:
+            half.sendall(f"{request}Content-Length: {len(body)}\r\n\r\n".encode() + body[:10])
+        get_until(service.url, "/readyz", 200)  # the heads are in: what comes later is answered later
         begun_at = time.monotonic()
         service.process.send_signal(signal.SIGTERM)
         wait_for_line(service.process, "takes no more connections")
-        half.sendall(body[10:])
-        answer = _read(half)
-        assert answer.startswith(b"HTTP/1.1 201") and b"connection: close" in answer
+        lines = (begun + _read(read)).partition(b"\r\n\r\n")[2]
+        time.sleep(0.5)  # as slow clients do: the end waits for them
+        for half in halves:
+            half.sendall(body[10:])
+        for half in halves:
+            answer = _read(half)
+            assert answer.startswith(b"HTTP/1.1 201") and b"connection: close" in answer
         service.process.communicate(timeout=20)
         assert service.process.returncode == 0 and time.monotonic() - begun_at < 5 + 2
-    assert [record["type"] for record in cli("list").records if record["type"] == "late"] == ["late"]
+        assert lines.endswith(b"\r\n0\r\n\r\n"), "to its end"
+        *letters, last = _unchunked(lines).splitlines(keepends=True)
+        assert 0 < len(letters) < 500 and all(json.loads(letter)["payload"] for letter in letters)
+        assert last.endswith(b"\n") and json.loads(last)["problem"]["code"] == "store_unavailable"
+    late = [record["type"] for record in cli("list").records if record["type"] == "late"]
+    assert late == ["late"] * len(halves)
 
 
 def test_it_answers_while_redis_is_away_and_says_so(cli: Cli) -> None:
@@ -247,6 +260,33 @@ def _read(connection: socket.socket) -> bytes:
     read = b""
     while part := connection.recv(65_536):
         read += part
+    return read
+
+
+def _narrow(address: tuple[str, int]) -> socket.socket:
+    """Connect, with room for little of what comes."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+    connection.settimeout(10)
+    connection.connect(address)
+    return connection
+
+
+def _unchunked(sent: bytes) -> bytes:
+    """Return what was sent in chunks."""
+    parts = []
+    while sent:
+        size, _, sent = sent.partition(b"\r\n")
+        parts.append(sent[: int(size, 16)])
+        sent = sent[int(size, 16) + 2 :]
+    return b"".join(parts)
+
+
+def _until(connection: socket.socket, mark: bytes) -> bytes:
+    """Read until this has come."""
+    read = b""
+    while mark not in read:
+        read += connection.recv(65_536)
     return read
 
 

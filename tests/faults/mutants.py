@@ -194,4 +194,81 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "crashed is",
         (Change("lua/reclaim.lua", "if valid_until > 0 and now_ms > valid_until then", "if false then"),),
     ),
+    "any-role": Mutant(
+        "whoever is known may do everything: roles are not looked at",
+        ("F24",),
+        "an attack was answered|the audit stream tells|have come or gone",
+        (Change(f"{ENGINE}/service/operation.py", "if caller.may(role):", "if caller.name:"),),
+    ),
+    "old-tokens": Mutant(
+        "a token is good for ever",
+        ("F24",),
+        "an attack was answered .*expired",
+        (Change(f"{ENGINE}/service/access.py", "found.until <= self._now()", "found.until <= 0"),),
+    ),
+    "patient-heads": Mutant(
+        "a head may take as long as it likes: a slowloris keeps its connections",
+        ("F24",),
+        "slowloris",
+        (
+            Change(
+                f"{ENGINE}/service/protocol.py",
+                "self.loop.call_later(self._of.timeout_s, self._head_is_late)",
+                "self.loop.call_later(600, self._head_is_late)",
+            ),
+        ),
+    ),
+    "tells-queries": Mutant(
+        "log lines have what stands behind the question mark",
+        ("F24",),
+        "has logged",
+        (
+            Change(
+                f"{ENGINE}/service/guard.py",
+                'without_tokens(self._scope["path"])[:SHOWN_PATH]',
+                "f\"{self._scope['path']}?{self._scope['query_string']}\"[:SHOWN_PATH]",
+            ),
+        ),
+    ),
+    "new-id-at-repeat": Mutant(
+        "a remote client that repeats a capture makes a new event id",
+        ("F31-cut",),
+        "double_terminal is|captured .*by the histories",
+        (
+            Change(
+                f"{ENGINE}/remote/client.py",
+                "reply = await self._send(method, path, content, query, timeout_s)",
+                "again = unsure and content is not None\n"
+                '                    sent = content.replace(b\'"event_id":"\', b\'"event_id":"2-\') '
+                "if again else content\n"
+                "                    reply = await self._send(method, path, sent, query, timeout_s)",
+            ),
+        ),
+    ),
+    "own-event-ids": Mutant(
+        "the service gives events ids of its own",
+        ("F31-cut",),
+        "double_terminal is|captured .*by the histories",
+        (
+            Change(
+                f"{ENGINE}/service/incoming.py", "event_id=event.event_id or token_hex(16)", "event_id=token_hex(16)"
+            ),
+        ),
+    ),
+    "answers-first": Mutant(
+        "the service acknowledges captures, and puts them a moment later",
+        ("F31-cut",),
+        "lost is",
+        (
+            Change(
+                f"{ENGINE}/service/captures.py",
+                "answers = iter(await queue.put([new for new in made if isinstance(new, NewLetter)]))",
+                "import asyncio\n"
+                "    wanted = [new for new in made if isinstance(new, NewLetter)]\n"
+                "    loop = asyncio.get_running_loop()\n"
+                "    loop.call_later(0.05, lambda: asyncio.ensure_future(queue.put(wanted)))\n"
+                "    answers = iter(['0-0-0'] * len(wanted))",
+            ),
+        ),
+    ),
 }

@@ -16,7 +16,6 @@ from uno.event_bus.dead_letter.remote.problems import STATUS
 from uno.event_bus.dead_letter.service.app import OPERATIONS
 from uno.event_bus.dead_letter.service.caller import ADMIN, ANY_ROLE, ANYONE, CAPTURE, NOBODY, OPERATE, READ, Caller
 from uno.event_bus.dead_letter.service.openapi import description
-from uno.event_bus.dead_letter.service.operation import Operation
 
 pytestmark = pytest.mark.usefixtures("server")
 """Nothing here depends on the topology."""
@@ -31,30 +30,7 @@ INCLUDED = {
 }
 
 
-def named(operation: Operation) -> str:
-    return f"{operation.method} {operation.path}"
-
-
 # -- roles ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("operation", OPERATIONS, ids=named)
-async def test_each_operation_is_for_those_who_have_its_role(queues: Queues, operation: Operation) -> None:
-    """401 for nobody, 403 with the engine's code for the wrong role; a right one gets past, whatever comes then."""
-    queue = queues("redis://localhost:1/0", operation_timeout=0.05)  # nothing may be done
-    path = operation.path.replace("{id}", "0-1-0")
-    for roles in [frozenset[str](), *(frozenset({role}) for role in INCLUDED)]:
-        caller = Caller("ann" if roles else "", roles)
-        async with client_of(known_as(app_of(queue), caller)) as client:
-            answer = await client.request(operation.method, path)
-        allowed = operation.role is None or any(operation.role in INCLUDED[role] for role in roles)
-        if allowed:
-            assert answer.status_code not in (401, 403)
-        elif roles:
-            assert (answer.status_code, answer.json()["code"]) == (403, "permission_denied")
-        else:
-            assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
-            assert answer.json()["request_id"] == "r-1"
 
 
 async def test_who_is_not_known_may_do_nothing_unless_all_may(queues: Queues) -> None:

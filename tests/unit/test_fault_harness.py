@@ -100,6 +100,14 @@ def test_a_loss_is_in_a_window_when_the_fault_could_undo_the_capture(
     assert counts(story.figures(), "lost", "lost_outside") == (1, outside)
 
 
+def test_a_loss_of_what_was_in_a_spool_may_be_of_any_shard() -> None:
+    """Nobody knows when it was sent, and where to."""
+    story = Story().tell("invoke", "e", at=15.0).tell("ok", "e", "spooled:e", at=16.0)
+    assert counts(story.figures(), "lost", "lost_outside") == (1, 1)
+    story.fault("begin", 0).fault("end", 0)
+    assert counts(story.figures(), "lost", "lost_outside") == (1, 0)
+
+
 def test_a_capture_of_unknown_outcome_is_recovered_by_a_repeat_or_by_a_run() -> None:
     story = Story().tell("invoke", "repeated").tell("info", "repeated", note="timeout").captured("repeated")
     story.tell("invoke", "there").tell("info", "there").tell("invoke", "nowhere").tell("info", "nowhere")

@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, override
 
-__all__ = ["ROOT", "Actor"]
+__all__ = ["ROOT", "Actor", "Process"]
 
 ROOT = Path(__file__).parents[3]
 START_S = 40.0
@@ -24,21 +25,21 @@ def _die_with_parent() -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-class Actor:
-    """One process; `kind` is ``producer`` or ``worker``, `tree` the checkout whose engine it runs."""
+class Process:
+    """One process, `words` for the interpreter, that runs the engine of the checkout `tree`; its log is in `folder`."""
 
-    def __init__(self, kind: str, settings: dict[str, Any], tree: Path = ROOT) -> None:
-        self.kind = kind
-        self.name: str = settings["name"]
-        self._folder = Path(settings["folder"])
-        self._has_begun = False
-        self._log = self._folder / f"{self.name}.log"
+    def __init__(
+        self, name: str, words: Sequence[str], folder: Path, tree: Path = ROOT, environ: Mapping[str, str] | None = None
+    ) -> None:
+        self.name = name
+        self._log = folder / f"{name}.log"
         path = os.pathsep.join((str(tree / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")))
+        own = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", f"tests.support.harness.{kind}", json.dumps(settings)],
-                cwd=self._folder,
-                env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
+                [sys.executable, *words],
+                cwd=folder,
+                env={**(os.environ if environ is None else environ), **own},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -52,17 +53,18 @@ class Actor:
     def is_alive(self) -> bool:
         return self.process.poll() is None
 
+    def log(self) -> str:
+        """All that it has said."""
+        return self._log.read_text("utf-8", "replace")
+
     def said(self) -> str:
         """The last lines of its log."""
-        return self._log.read_text("utf-8", "replace")[-2000:]
+        return self.log()[-2000:]
 
     @property
     def has_begun(self) -> bool:
-        """Whether it has said its first word: from then on it works, and obeys signals."""
-        if not self._has_begun:
-            journal = self._folder / f"{self.name}.jsonl"
-            self._has_begun = journal.exists() and b'["ready"' in journal.read_bytes()
-        return self._has_begun
+        """Whether it works, and obeys signals."""
+        return True
 
     def wait_ready(self) -> None:
         """Wait until it has begun."""
@@ -84,3 +86,23 @@ class Actor:
         if self.is_alive:
             self.send(signal.SIGKILL)
         self.wait()
+
+
+class Actor(Process):
+    """A process of the harness's own; `kind` is the module, for example ``producer`` or ``worker``."""
+
+    def __init__(self, kind: str, settings: dict[str, Any], tree: Path = ROOT) -> None:
+        self.kind = kind
+        self._folder = Path(settings["folder"])
+        self._has_begun = False
+        words = ("-m", f"tests.support.harness.{kind}", json.dumps(settings))
+        super().__init__(settings["name"], words, self._folder, tree)
+
+    @property
+    @override
+    def has_begun(self) -> bool:
+        """Whether it has said its first word: from then on it works, and obeys signals."""
+        if not self._has_begun:
+            journal = self._folder / f"{self.name}.jsonl"
+            self._has_begun = journal.exists() and b'["ready"' in journal.read_bytes()
+        return self._has_begun

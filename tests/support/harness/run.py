@@ -81,6 +81,8 @@ class Run:
         self.journal = Journal(self.folder, "run")
         self.producers: list[Actor] = []
         self.workers: list[Actor] = []
+        self.others: list[Actor] = []
+        """Processes that end by themselves."""
         self.url = self.place.every_url if isinstance(self.place, Cluster) else self.place.url
         """Of a cluster with every node: a process may start while any of them is away."""
         self.remap: dict[str, str] = {}
@@ -323,7 +325,7 @@ class Run:
 
     def close(self, *, keep: bool = False) -> None:
         """End every process of the run, and remove its files."""
-        for actor in [*self.producers, *self.workers]:
+        for actor in [*self.producers, *self.workers, *self.others]:
             actor.send(signal.SIGCONT)
             actor.kill()
         if self._eye is not None:

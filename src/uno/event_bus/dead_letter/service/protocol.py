@@ -31,6 +31,9 @@ LINGER_S: Final = 1.0
 UNREAD_S: Final = 60.0
 """How long a client may leave a reply unread."""
 
+UNREAD_AT_END_S: Final = 2.0
+"""How long it may read nothing of one once the server is to end: it would hold that up for all of its time."""
+
 
 class Protocol(HttpToolsProtocol):
     """One connection."""
@@ -48,6 +51,9 @@ class Protocol(HttpToolsProtocol):
         self._refused: Refusal | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
+        self._end_timer: asyncio.TimerHandle | None = None
+        self._unread_bytes = 0
+        """Of replies, when `_end_timer` was set."""
 
     # -- the connection ------------------------------------------------------------------------------
 
@@ -66,6 +72,23 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
         self._of.forget(self)
         self._stop_timers()
+        if self._end_timer is not None:
+            self._end_timer.cancel()
+
+    @override
+    def shutdown(self) -> None:
+        """End it when its requests under way are answered, and the answers read: some of them each moment."""
+        super().shutdown()
+        self._unread_bytes = self.transport.get_write_buffer_size()
+        self._end_timer = self.loop.call_later(UNREAD_AT_END_S, self._look_at_end)
+
+    def _look_at_end(self) -> None:
+        unread_bytes = self.transport.get_write_buffer_size()
+        if 0 < self._unread_bytes <= unread_bytes:
+            self.abort()
+            return
+        self._unread_bytes = unread_bytes
+        self._end_timer = self.loop.call_later(UNREAD_AT_END_S, self._look_at_end)
 
     def abort(self) -> None:
         """End it at once."""
