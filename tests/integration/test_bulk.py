@@ -21,6 +21,7 @@ from uno.event_bus.dead_letter import (
     LetterStateConflict,
     StoreUnavailable,
     Where,
+    acting_as,
 )
 from uno.event_bus.dead_letter import bulk as bulk_module
 from uno.event_bus.dead_letter.bulk import Answered
@@ -249,7 +250,7 @@ async def test_a_dry_run_answers_and_changes_nothing(queues: Queues, caplog: pyt
     queue = queues()
     ids = await queue.add_many(list(range(20)), delay=3600)
     before = await queue.stats()
-    caplog.set_level(logging.INFO, "uno.event_bus.dead_letter.operations")
+    caplog.set_level(logging.INFO, "uno.event_bus.dead_letter.auditor")
     by_id = await queue.discard_many([*ids, "0-1-1"], "test", dry_run=True)
     assert (by_id.dry_run, by_id.done, by_id.not_found) == (True, 20, 1)
     assert (await queue.retry_many({"state": "waiting"}, dry_run=True)).done == 20
@@ -258,33 +259,31 @@ async def test_a_dry_run_answers_and_changes_nothing(queues: Queues, caplog: pyt
     assert not caplog.records
 
 
-async def test_why_a_letter_was_discarded_is_logged(queues: Queues, caplog: pytest.LogCaptureFixture) -> None:
-    """With its id, and nothing of what is in it; a line end in it begins no new line."""
-    queue = queues()
-    id = await queue.add({"card": "4111"}, delay=3600)
-    caplog.set_level(logging.INFO, "uno.event_bus.dead_letter.operations")
-    await queue.discard(id, "test data\nroot: all is well")
-    assert caplog.messages == [f"letter {id} is discarded: 'test data\\nroot: all is well'"]
-    with pytest.raises(LetterNotFound):
-        await queue.discard(id, "again")
-    assert len(caplog.messages) == 1
-
-
-async def test_a_bulk_verb_logs_its_intent_before_and_its_outcome_after(
+async def test_a_verb_logs_its_intent_before_and_its_outcome_after(
     queues: Queues, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Count, filter and reason; also when it ends early."""
+    """Which letters, why, who; also when it fails. Nothing of what is in a letter; a line end begins no new line."""
     queue = queues()
-    ids = await queue.add_many([1, 2], type="a", delay=3600)
-    caplog.set_level(logging.INFO, "uno.event_bus.dead_letter.operations")
-    await queue.discard_many({"type": "a", "state": "waiting"}, "test data")
-    await queue.retry_many(ids, delay=5)
-    what = "discard letters with state 'waiting' and type 'a'"
+    id, *ids = await queue.add_many([{"card": "4111"}, 1, 2], type="a", delay=3600)
+    caplog.set_level(logging.INFO, "uno.event_bus.dead_letter.auditor")
+    with acting_as("oncall", "r-1"):
+        await queue.discard(id, "test data\nroot: all is well")
+        with pytest.raises(LetterNotFound):
+            await queue.discard(id, "again")
+        await queue.discard_many({"type": "a", "state": "waiting"}, "cleared")
+        await queue.retry_many(ids, delay=5)
+    by, one = "by 'oncall', request 'r-1'", f'queue default: discard of {{"ids":["{id}"]}}'
+    some = 'queue default: discard of {"where":{"state":["waiting"],"type":["a"]}}'
+    named = 'queue default: retry of {"ids":["' + '","'.join(ids) + '"]}'
     assert caplog.messages == [
-        f"queue default: {what} begins, 'test data'",
-        f"queue default: {what} has ended: 2 done, 0 changed, 0 leased, 0 not found",
-        "queue default: retry 2 letters by id begins, due after 5 s",
-        "queue default: retry 2 letters by id has ended: 0 done, 0 changed, 0 leased, 2 not found",
+        f"{one}, 'test data\\nroot: all is well', {by}: begins",
+        f"{one}, 'test data\\nroot: all is well', {by}: done: 1 done, 0 changed, 0 leased, 0 not found",
+        f"{one}, 'again', {by}: begins",
+        f"{one}, 'again', {by}: letter_not_found: 0 done, 0 changed, 0 leased, 1 not found",
+        f"{some}, 'cleared', {by}: begins",
+        f"{some}, 'cleared', {by}: done: 2 done, 0 changed, 0 leased, 0 not found",
+        f"{named}, due after 5 s, {by}: begins",
+        f"{named}, due after 5 s, {by}: done: 0 done, 0 changed, 0 leased, 2 not found",
     ]
 
 
@@ -301,12 +300,12 @@ async def test_an_outage_ends_the_work_and_its_report_is_logged(
             heard.extend(answers)
             proxy.silence("discard")
 
-        caplog.set_level(logging.INFO, "uno.event_bus.dead_letter.operations")
+        caplog.set_level(logging.INFO, "uno.event_bus.dead_letter.auditor")
         with pytest.raises(StoreUnavailable):
             await queue.discard_many({}, "test", on_answers=hear)
         proxy.heal()
         assert len(heard) == 500
-        assert "discard every letter has ended early: 500 done" in caplog.messages[-1]
+        assert "store_unavailable: 500 done" in caplog.messages[-1]
         assert (await queue.discard_many({}, "test")).done == 700
 
 

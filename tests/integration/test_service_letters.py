@@ -15,6 +15,7 @@ from uno.event_bus.dead_letter.letter import Counters
 from uno.event_bus.dead_letter.remote.records import letter_of, record_of
 from uno.event_bus.dead_letter.remote.wire import LetterPage, LetterRecord
 from uno.event_bus.dead_letter.service import letters as letters_routes
+from uno.event_bus.dead_letter.service import lines
 
 LINES = {"accept": "application/x-ndjson"}
 
@@ -115,6 +116,26 @@ async def test_a_stream_reads_no_further_than_its_client(queues: Queues, monkeyp
         assert asked < 8
         stream.leave()
     assert not stream.complete
+    stream.close()
+
+
+async def test_there_are_only_so_many_streams_at_a_time(queues: Queues, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may hold large letters for a client that reads nothing; a page, and a later stream, are answered."""
+    monkeypatch.setattr(lines, "MOST_STREAMS", 1)
+    monkeypatch.setattr(letters_routes, "STREAMED", 1)
+    queue = queues()
+    await filled(queue, 5)
+    app = app_of(queue)
+    stream = Streamed(app, "GET", "/v1/letters")
+    async with client_of(app) as client, anyio.create_task_group() as group:
+        group.start_soon(stream.run)
+        assert await stream.piece()
+        refused = await client.get("/v1/letters", headers=LINES)
+        assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+        assert refused.headers["retry-after"] == "1"
+        assert (await client.get("/v1/letters")).status_code == 200
+        await stream.rest()
+        assert (await client.get("/v1/letters", headers=LINES)).status_code == 200
     stream.close()
 
 

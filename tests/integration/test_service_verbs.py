@@ -156,7 +156,7 @@ async def test_a_verb_on_many_letters_ends_with_its_request(
         with anyio.move_on_after(5):
             group.start_soon(_end, begun, stop.set if end == "the service stops" else stream.leave)
             rest = await stream.rest()
-    assert "discard every letter has ended early: 20 done" in caplog.text
+    assert "cancelled: 20 done" in caplog.text
     assert (await queue.stats()).open == 80
     outcome = (await queue.audit_page()).entries[0]
     assert (outcome.phase, outcome.outcome, outcome.done) == ("outcome", "cancelled", 20)

@@ -14,7 +14,8 @@ PORT = 8000
 
 SEPARATOR = "\x1e"
 
-START = r"""{command} 2>service.log &
+START = r""": >service.log
+{command} 2>service.log &
 until port=$(sed -nE 's|.*service at https?://[^:]*:([0-9]+).*|\1|p' service.log); [ -n "$port" ]; do
   kill -0 $! 2>/dev/null || {{ cat service.log; exit 1; }}
   sleep 0.02

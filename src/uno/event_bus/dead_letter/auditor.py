@@ -25,6 +25,9 @@ __all__ = ["Deed", "by_ids", "matching", "recorded"]
 
 logger = logging.getLogger(__name__)
 
+LONGEST_LOGGED: Final = 256
+"""Bytes of which letters, in a log line; the audit stream has more."""
+
 OUTCOME_SECONDS: Final = 2.0
 """For the outcome to be written, also when the work was cancelled; then it is left out."""
 
@@ -117,6 +120,7 @@ async def recorded(audit: Audit, deed: Deed, report: BulkReport | None = None) -
             raise
         # That the intent may be there is no matter: what it says has certainly not been done.
         raise StoreUnavailable(f"the audit stream did not take the intent: {error.why}", certain=True) from error
+    _log(audit, intent, "begins")
     outcome = DONE
     try:
         yield
@@ -141,6 +145,7 @@ async def _conclude(audit: Audit, intent: AuditEntry, outcome: str, report: Bulk
     with anyio.move_on_after(OUTCOME_SECONDS, shield=True):
         try:
             await audit.audit(entry)
+            _log(audit, entry, f"{outcome}: {counts}")
             return
         except Exception as error:  # whatever it is, the verb's own result stands
             why = str(error)
@@ -152,5 +157,21 @@ async def _conclude(audit: Audit, intent: AuditEntry, outcome: str, report: Bulk
         outcome,
         counts,
         why,
+        extra={"queue": audit.queue},
+    )
+
+
+def _log(audit: Audit, entry: AuditEntry, became: str) -> None:
+    """Log a deed, too: logs are kept elsewhere than Redis, and their bound is another one."""
+    how = f", due after {entry.delay_ms / 1000:g} s" if entry.verb == "retry" else ""
+    logger.info(
+        "queue %s: %s of %s%s, by %r, request %r: %s",
+        audit.queue,
+        entry.verb,
+        clipped(entry.which, LONGEST_LOGGED),
+        f", {entry.why!r}" if entry.why else how,
+        entry.who,
+        entry.request_id,
+        became,
         extra={"queue": audit.queue},
     )

@@ -1,7 +1,6 @@
 """Operators' verbs and reads over the whole queue: look, count, check, send back, remove."""
 
 import json
-import logging
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, Final
@@ -34,8 +33,6 @@ from uno.event_bus.dead_letter.store.store import Store
 from uno.event_bus.dead_letter.where import Where
 
 __all__ = ["Operations"]
-
-logger = logging.getLogger(__name__)
 
 SCANS_A_PAGE: Final = 4
 """Calls to shards for one page, each of which looks at 500 letters, or 4 MiB of them, at most."""
@@ -131,9 +128,6 @@ class Operations:
     async def discard(self, letter_id: str, why: str) -> None:
         """Remove a letter for good, also one that a worker has. Raises `LetterNotFound`."""
         await self._operate(discarding(why), letter_id)
-        logger.info(
-            "letter %s is discarded: %r", letter_id, why, extra={"queue": self._store.queue, "letter_id": letter_id}
-        )
 
     async def _operate(self, verb: OperatorVerb, letter_id: str) -> None:
         await self._store.open()
@@ -154,7 +148,7 @@ class Operations:
         that a worker has, is an answer. Any other error ends the work where it is; to repeat the call is safe. With
         `dry_run` the answers are those that would be given, and nothing is changed.
         """
-        return await self._operate_on_many(retrying(delay), which, f"due after {delay:g} s", dry_run, on_answers)
+        return await self._operate_on_many(retrying(delay), which, dry_run, on_answers)
 
     async def discard_many(
         self, which: Which, why: str, *, dry_run: bool = False, on_answers: OnAnswers | None = None
@@ -163,10 +157,10 @@ class Operations:
 
         A filter without any field matches every letter of the queue.
         """
-        return await self._operate_on_many(discarding(why), which, repr(why), dry_run, on_answers)
+        return await self._operate_on_many(discarding(why), which, dry_run, on_answers)
 
     async def _operate_on_many(
-        self, verb: OperatorVerb, which: Which, how: str, dry_run: bool, on_answers: OnAnswers | None
+        self, verb: OperatorVerb, which: Which, dry_run: bool, on_answers: OnAnswers | None
     ) -> BulkReport:
         letters = chosen(which)
         await self._store.open()
@@ -174,19 +168,9 @@ class Operations:
         if dry_run:
             await bulk.on(letters)
             return bulk.report
-        if isinstance(letters, Where):
-            deed, what = matching(verb, letters), f"{verb.name} {letters}"
-        else:
-            deed, what = by_ids(verb, letters), f"{verb.name} {len(letters)} letters by id"
+        deed = matching(verb, letters) if isinstance(letters, Where) else by_ids(verb, letters)
         async with recorded(self._store.audit, deed, bulk.report):
-            fields = {"queue": self._store.queue}
-            logger.info("queue %s: %s begins, %s", self._store.queue, what, how, extra=fields)
-            outcome = "has ended early"
-            try:
-                await bulk.on(letters)
-                outcome = "has ended"
-            finally:
-                logger.info("queue %s: %s %s: %s", self._store.queue, what, outcome, bulk.report, extra=fields)
+            await bulk.on(letters)
         return bulk.report
 
     async def reshard(self, shards: int) -> int:

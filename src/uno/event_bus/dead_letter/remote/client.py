@@ -26,7 +26,7 @@ from uno.event_bus.dead_letter.remote.problems import error_of
 from uno.event_bus.dead_letter.remote.wire import NDJSON, PREFIX, PROBLEM, QUEUE_HEADER, Problem
 from uno.event_bus.dead_letter.telemetry.tracing.tracers import harmless
 
-__all__ = ["ServiceClient"]
+__all__ = ["ServiceClient", "TokenRefused"]
 
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 1.0
@@ -49,6 +49,11 @@ NOT_DONE: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeou
 
 NOTHING_DONE: Final = frozenset({"rate_limited", "overloaded", "timeout"})
 """Codes of a service that has not begun with a request, and may take it when it comes again."""
+
+
+class TokenRefused(PermissionDenied):
+    """Raised when a service does not know the token, so nothing was done; it may know it when it is rotated."""
+
 
 type Query = Mapping[str, str | int | list[str]]
 
@@ -192,7 +197,9 @@ class ServiceClient:
         problem = _problem_in(reply)
         if problem is None:
             return StoreUnavailable(f"{self.url} answers {status} {reply.reason_phrase}")
-        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        if status == HTTPStatus.UNAUTHORIZED:
+            return TokenRefused(f"{self.url}: {problem.detail}")
+        if status == HTTPStatus.FORBIDDEN:
             return PermissionDenied(f"{self.url}: {problem.detail}")
         if problem.code in NOTHING_DONE:
             return StoreUnavailable(f"{self.url}: {problem.detail}", certain=True)

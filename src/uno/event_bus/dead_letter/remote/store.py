@@ -10,7 +10,7 @@ import msgspec
 from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.errors import ConfigError, DeadLetterError, PayloadTooLarge, StoreUnavailable
 from uno.event_bus.dead_letter.letter import NewLetter
-from uno.event_bus.dead_letter.remote.client import ServiceClient
+from uno.event_bus.dead_letter.remote.client import ServiceClient, TokenRefused
 from uno.event_bus.dead_letter.remote.problems import RequestRefused, error_of
 from uno.event_bus.dead_letter.remote.wire import Batch, Event, Key, Keys, Known, QueueInfo, Result, Results
 from uno.event_bus.dead_letter.store.lookup import Kept
@@ -133,6 +133,8 @@ class RemoteStore:
                 return [refused]
             half = len(letters) // 2
             return [*await self._add(letters[:half]), *await self._add(letters[half:])]
+        except TokenRefused as refused:  # of an open queue: a rotation that is under way must cost no letter
+            raise StoreUnavailable(str(refused), certain=True) from refused
         except StoreUnavailable:
             raise
         except DeadLetterError as error:

@@ -20,7 +20,7 @@ from uno.event_bus.dead_letter.telemetry.registry import Exposed, registry_for
 
 __all__ = ["BODY_BYTES", "OPERATIONS", "make_app"]
 
-BODY_BYTES = 16 * 1024 * 1024
+BODY_BYTES = 8 * 1024 * 1024
 """Longest body of a request, unless the caller says otherwise."""
 
 OPERATIONS: tuple[Operation, ...] = (

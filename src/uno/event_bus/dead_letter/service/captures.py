@@ -1,6 +1,5 @@
 """``/v1/letters``, as producers use it: events come in, one or many, and are asked after."""
 
-from functools import partial
 from http import HTTPStatus
 
 from starlette.responses import Response
@@ -89,7 +88,11 @@ async def known(call: Call) -> Known:
     not be told as one. Letters that were settled meanwhile are not found.
     """
     kept = [_kept(key) for key in call.body.keys]
-    look = partial(call.queue.known, kept, now_ms=call.body.now_ms)
+
+    async def look() -> set[int]:
+        async with call.service.lookup:
+            return await call.queue.known(kept, now_ms=call.body.now_ms)
+
     return Known(sorted(await while_wanted(call, look)))
 
 

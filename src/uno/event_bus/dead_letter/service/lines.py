@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from uno.event_bus.dead_letter.remote.wire import NDJSON, Answers, Problem
 from uno.event_bus.dead_letter.service.ending import Ending, run_until_ended, stopping
 from uno.event_bus.dead_letter.service.operation import Call
-from uno.event_bus.dead_letter.service.reply import GUARDS, problem_for
+from uno.event_bus.dead_letter.service.reply import GUARDS, problem, problem_for, reply_problem
 
 __all__ = ["Lines", "Source", "Tell", "line"]
 
@@ -31,6 +31,9 @@ SILENCE_S: Final = 10.0
 
 LAST_LINE_S: Final = 1.0
 """How long the line that tells of the end may take to leave: a client that reads nothing is left without."""
+
+MOST_STREAMS: Final = 16
+"""Streams at a time: one of large letters that nobody reads holds some 16 MiB. Further ones get 503."""
 
 type Tell = Callable[[bytes], Awaitable[None]]
 type Source = Callable[[Tell], Awaitable[object]]
@@ -55,10 +58,18 @@ class Lines(Response):
 
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        if scope["method"] != "HEAD" and await self._run(receive, send) is Ending.CLIENT_LEFT:
+        streams = self._call.service.streams
+        if len(streams) >= MOST_STREAMS:
+            await _too_many(self._call.request_id)(scope, receive, send)
             return
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        streams.add(self)
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            if scope["method"] != "HEAD" and await self._run(receive, send) is Ending.CLIENT_LEFT:
+                return
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            streams.remove(self)
 
     async def _run(self, receive: Receive, send: Send) -> Ending:
         told: Problem | None = None
@@ -105,6 +116,12 @@ class Lines(Response):
             except anyio.EndOfStream:
                 return None
         return self._silent()
+
+
+def _too_many(request_id: str) -> Response:
+    detail = f"{MOST_STREAMS} streams are under way, as many as there may be: nothing was done"
+    told = problem(HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", detail, request_id)
+    return reply_problem(told, {"retry-after": "1"})
 
 
 def line(told: object) -> bytes:

@@ -41,6 +41,10 @@ class Service:
     most_body_bytes: int
     open_to_all: bool
     """Whoever is not known may do anything: without tokens."""
+    streams: set[object] = field(default_factory=set)
+    """Replies in lines that are under way."""
+    lookup: anyio.Lock = field(default_factory=anyio.Lock)
+    """Held while kept letters are looked for: that reads many letters, and captures must not wait for it."""
 
 
 class NoQuery(msgspec.Struct):

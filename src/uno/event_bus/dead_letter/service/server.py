@@ -9,10 +9,11 @@ import anyio
 from anyio.abc import TaskGroup
 from starlette.types import ASGIApp
 
+from uno.event_bus.dead_letter.errors import ConfigError
 from uno.event_bus.dead_letter.service.access import Tokens
 from uno.event_bus.dead_letter.service.guard import Guard
 from uno.event_bus.dead_letter.service.listener import Certificate, Listener, bind
-from uno.event_bus.dead_letter.service.settings import ServiceSettings
+from uno.event_bus.dead_letter.service.settings import ServiceSettings, is_loopback
 
 __all__ = ["Server"]
 
@@ -36,6 +37,12 @@ class Server:
         self._certificate = None if settings.cert_file is None else Certificate(settings.cert_file, settings.key_file)
         self._socket = bind(settings.host, settings.port)
         self._address, self._port = self._socket.getsockname()[:2]
+        if tokens is None and not is_loopback(self._address):
+            self._socket.close()
+            raise ConfigError(
+                f"DLQ_SERVICE_HOST (host) is {settings.host!r}, which is {self._address}: others reach it, "
+                "and there are no tokens: set DLQ_SERVICE_TOKENS_FILE"
+            )
         self._listener = Listener(
             Guard(app, settings, tokens, address=self._address),
             settings,

@@ -90,12 +90,13 @@ class ServiceSettings(Settings):
     key_file: str | None = setting(None, PATH)
     """Private key (PEM) of that certificate; None: it is in the same file."""
 
-    max_body_bytes: int = setting(16_777_216, Whole(1024, 1_073_741_824, "bytes"))
+    max_body_bytes: int = setting(8_388_608, Whole(1024, 1_073_741_824, "bytes"))
     """Largest body of a request; larger ones are refused with 413, at once where they say how long they are.
 
-    16 MiB take a hundred letters of 160 KiB, or eleven of the largest default (1 MiB) in base64. A hundred of those
-    would be 140 MiB for each request, while eight full bodies are what all requests together may hold at a time (the
-    rest get 503): large values cost memory eight times.
+    8 MiB take a hundred letters of 80 KiB, or five of the largest default (1 MiB) in base64; a remote queue's own
+    batches have 5.6 MiB at most. Eight full bodies are what all requests together may hold at a time (the rest get
+    503), and a body of nothing but the smallest events takes some 30 times its size while it is read: large values cost
+    memory.
     """
 
     request_timeout: float = setting(10.0, Real(0.05, 600, "seconds"))

@@ -21,12 +21,12 @@ __all__ = [
 class Event(Struct, kw_only=True, omit_defaults=True):
     """One event that failed, and its failure. The payload is given in one of two ways, and its bytes are kept."""
 
-    type: Annotated[str, Meta(min_length=1, max_length=1024)]
+    type: Annotated[str, Meta(min_length=1, max_length=65_536)]
     payload: Raw | UnsetType = UNSET
     """Any JSON value: kept as it stands in the request."""
     payload_base64: bytes | UnsetType = UNSET
     """Any bytes."""
-    content_type: Annotated[str, Meta(min_length=1, max_length=255)] = "application/json"
+    content_type: Text = "application/json"
     event_id: Text = ""
     """Repeating a request with the same one, and the same subscription, captures nothing; empty: one is made."""
     subscription: Text = ""
