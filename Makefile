@@ -5,8 +5,8 @@ PYTHON := .venv/bin/python
 EVENTS ?=
 ARGS ?=
 
-# Tests wait more than they work: half as many processes again as there are cores.
-WORKERS ?= $(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) * 3 + 1) / 2 )))
+# Tests wait about as much as they work: twice as many processes as there are cores.
+WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 2 )))
 PYTEST := $(PYTHON) -m pytest -q -n $(WORKERS) --dist loadgroup
 
 # Resolved as if for no machine in particular, and without any registry's address.
@@ -22,7 +22,7 @@ define step
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench cluster test-servers faults prometheus fix lock build clean \
+.PHONY: help demo test check bench cluster test-servers faults drills prometheus fix lock build clean \
 	check-format check-lint check-types check-second check-layers
 
 help: ## List every target
@@ -67,6 +67,9 @@ test-servers: .venv/.ready .venv-servers/.ready ## Run scripts, model, integrati
 
 faults: .venv/.ready ## Run every fault and every broken engine, about 20 min; ARGS='--rows F1,F6 --seed 7' some of them
 	@$(PYTHON) -m tests.faults $(ARGS)
+
+drills: .venv/.ready ## Run the longer checks: backups restored under load, the service against its own description; about 1 min
+	@$(PYTEST) $(or $(ARGS),tests/drills)
 
 prometheus: .venv/.ready ## Have a real Prometheus scrape two workers: metrics, alerts, dashboard, traces; needs Debian's package
 	@$(PYTHON) -m pytest -q tests/prometheus/test_live.py $(ARGS)

@@ -270,10 +270,10 @@ async def test_a_verb_logs_its_intent_before_and_its_outcome_after(
         await queue.discard(id, "test data\nroot: all is well")
         with pytest.raises(LetterNotFound):
             await queue.discard(id, "again")
-        await queue.discard_many({"type": "a", "state": "waiting"}, "cleared")
+        await queue.discard_many({"type": "a", "subscription": ["", "s"]}, "cleared")
         await queue.retry_many(ids, delay=5)
     by, one = "by 'oncall', request 'r-1'", f'queue default: discard of {{"ids":["{id}"]}}'
-    some = 'queue default: discard of {"where":{"state":["waiting"],"type":["a"]}}'
+    some = 'queue default: discard of {"where":{"type":["a"],"subscription":["","s"]}}'
     named = 'queue default: retry of {"ids":["' + '","'.join(ids) + '"]}'
     assert caplog.messages == [
         f"{one}, 'test data\\nroot: all is well', {by}: begins",

@@ -1,6 +1,6 @@
 """The explorer: random runs with faults on the real scripts; and broken scripts, each of which it must catch.
 
-`DLQ_EXPLORER_RUNS=300` runs so many seeds a class (40), from `DLQ_EXPLORER_SEED` on (0).
+`DLQ_EXPLORER_RUNS=300` runs so many seeds a class (20), from `DLQ_EXPLORER_SEED` on (0).
 """
 
 import os
@@ -15,7 +15,7 @@ from tests.model.explorer.shrink import shrunk
 from tests.model.explorer.wire import Replacement, Scripts, Wire
 from tests.support.servers import Server
 
-RUNS = int(os.environ.get("DLQ_EXPLORER_RUNS", "40"))
+RUNS = int(os.environ.get("DLQ_EXPLORER_RUNS", "20"))
 FIRST = int(os.environ.get("DLQ_EXPLORER_SEED", "0"))
 SEEDS = range(FIRST, FIRST + RUNS)
 MUTANT_SEEDS = range(120)

@@ -131,3 +131,10 @@ class TlsConnection(SSLConnection):
     @override
     def _connection_arguments(self) -> Mapping[str, Any]:
         return {**Connection._connection_arguments(self), "ssl": self._contexts.get(self.ssl_context)}
+
+    @override
+    async def disconnect(self, *args: Any, **how: Any) -> None:
+        writer = self._writer
+        await super().disconnect(*args, **how)
+        if writer is not None:
+            writer.transport.abort()  # a good-bye of TLS that nobody waits for would outlive the event loop
