@@ -169,10 +169,10 @@ async def test_a_shard_whose_node_is_away_pauses_alone(cluster: Cluster, queues:
         away.send(signal.SIGSTOP)
         try:
             await anyio.sleep(1.2)  # all that was on its way to it has failed
-            began = monotonic()
             await producer.add_many(range(len(others)), event_ids=others, delay=0)
-            await eventually(lambda: len(done) == len(others), within_s=3)
-            assert monotonic() - began < 3
+            # Mostly within milliseconds. A machine that stands still for a second loses a reply of `take`: its letters
+            # are found by the next heartbeat, a third of a lease later.
+            await eventually(lambda: len(done) == len(others), within_s=15)
         finally:
             away.send(signal.SIGCONT)
             replica.client.config_set("cluster-replica-no-failover", "no")
