@@ -155,7 +155,7 @@ async def test_an_outage_is_said_once_and_not_by_every_role_for_ever(
     said = [line for line in caplog.messages if any(word in line for word in about)]
     failures = [line for line in said if not line.startswith("over after")]
     assert 1 <= len(failures) <= 5, said  # how the connections break: on read, on write, on connect
-    assert 1 <= len(said) - len(failures) <= 3, said
+    assert 1 <= len(said) - len(failures) <= len(failures), said  # an end for each that was said, at most
 
 
 async def test_a_server_without_memory_goes_on_draining(queues: Queues, limit_memory: Callable[[str], None]) -> None:
