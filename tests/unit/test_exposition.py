@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from tests.support.probes import get
+from tests.support.waiting import eventually
 from uno.event_bus.dead_letter.errors import ConfigError
 from uno.event_bus.dead_letter.telemetry import exposition as module
 from uno.event_bus.dead_letter.telemetry import page_server
@@ -122,18 +123,22 @@ async def test_each_scrape_waits_for_a_refresh_in_the_loop_of_the_block() -> Non
 
 
 async def test_scrapes_that_come_together_share_a_refresh() -> None:
-    calls, begun, go = 0, anyio.Event(), anyio.Event()
+    calls, come, go = 0, 0, anyio.Event()
 
     async def refresh() -> None:
         nonlocal calls
         calls += 1
-        begun.set()
         await go.wait()
 
-    async with exposition(refresh) as served, anyio.create_task_group() as group:
+    def live() -> Condition:
+        nonlocal come
+        come += 1
+        return FINE
+
+    async with exposition(refresh, live=live) as served, anyio.create_task_group() as group:
         for _ in range(5):
             group.start_soon(ask, served, "/metrics")
-        await begun.wait()
+        await eventually(lambda: come == 5)
         assert (await ask(served, "/livez")).status == 200  # nobody waits for a scrape
         go.set()
     assert calls == 1
