@@ -1,7 +1,7 @@
 """Logs of a command that works by itself: lines for people on a terminal, JSON lines for programs anywhere else.
 
 A line of the engine that comes again and again is written five times in ten seconds; how many more there were is a line
-of its own. Only the engine's lines are held back, and none at ``debug``.
+of its own. Only the engine's lines are held back, and none of level ``debug``.
 """
 
 import logging

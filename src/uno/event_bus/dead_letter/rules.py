@@ -269,13 +269,8 @@ class Choice(Rule):
         return str(value)
 
 
-class RedisUrl(Rule):
-    """Where the server is, or a node of the cluster."""
-
-    allowed = (
-        "redis://[user:password@]host[:port][/database], rediss://… (TLS), redis://host:port,host:port/0?cluster=true, "
-        "unix:///path.sock, embedded: or embedded:///path (in a password, write / ? # @ as %2F %3F %23 %40)"
-    )
+class Url(Rule):
+    """A URL of one kind, or None."""
 
     @override
     def parse(self, text: str) -> object:
@@ -287,9 +282,26 @@ class RedisUrl(Rule):
             return None
         if not isinstance(value, str):
             raise TypeError
-        if not _is_redis_url(value):
+        return self.sound(value)
+
+    def sound(self, url: str) -> str:
+        """Return the URL as it is kept; ValueError for one that is not allowed."""
+        raise ValueError
+
+
+class RedisUrl(Url):
+    """Where the server is, or a node of the cluster."""
+
+    allowed = (
+        "redis://[user:password@]host[:port][/database], rediss://… (TLS), redis://host:port,host:port/0?cluster=true, "
+        "unix:///path.sock, embedded: or embedded:///path (in a password, write / ? # @ as %2F %3F %23 %40)"
+    )
+
+    @override
+    def sound(self, url: str) -> str:
+        if not _is_redis_url(url):
             raise ValueError
-        return value
+        return url
 
 
 def _is_redis_url(url: str) -> bool:
@@ -321,27 +333,19 @@ class Secret(Text):
         super().__init__(r"[^\x00-\x1f]{1,4096}", "a text on one line, of at most 4096 characters", optional=True)
 
 
-class ServiceUrl(Rule):
+class ServiceUrl(Url):
     """Where a service is, or None."""
 
     allowed = "http://host[:port] or https://host[:port], and a path where a proxy wants one; a token is set by itself"
 
     @override
-    def parse(self, text: str) -> object:
-        return text
-
-    @override
-    def check(self, value: object) -> str | None:
-        if value is None:
-            return None
-        if not isinstance(value, str):
-            raise TypeError
-        parts = urlsplit(value)
-        if not value.isprintable() or " " in value or not value.startswith(("http://", "https://")):
+    def sound(self, url: str) -> str:
+        parts = urlsplit(url)
+        if not url.isprintable() or " " in url or not url.startswith(("http://", "https://")):
             raise ValueError
         if not parts.hostname or parts.port == 0 or "@" in parts.netloc or parts.query or parts.fragment:
             raise ValueError
-        return value.rstrip("/")
+        return url.rstrip("/")
 
 
 def require_service_url(url: str) -> str:
