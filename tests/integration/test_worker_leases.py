@@ -16,6 +16,7 @@ from tests.support.places import Place
 from tests.support.proxy import Proxy
 from tests.support.waiting import eventually, running, running_in_a_thread
 from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue, Letter
+from uno.event_bus.dead_letter.worker import assignment
 from uno.event_bus.dead_letter.worker.reclaimer import Reclaimer
 
 
@@ -178,7 +179,7 @@ async def test_a_node_whose_clock_is_ahead_of_the_others_gets_its_letters_back(q
     await shard.take("a worker that died", 1)
     async with anyio.create_task_group() as group:
         group.start_soon(Reclaimer(session, shard, lambda: None).run)
-        await eventually(lambda: _has_suspect(queue), within_s=5)
+        await eventually(lambda: _has_suspects(queue, 1), within_s=5)
         group.cancel_scope.cancel()
 
 
@@ -198,7 +199,7 @@ async def test_a_suspect_runs_although_handlers_outlast_leases_and_there_is_alwa
     await shard.take("a worker that died", 1)
     Look(queues.place.client, shard).age(60_000)
     await shard.reclaim(lease_ms=1000, max_crashes=3)
-    assert await _has_suspect(queue)
+    assert await _has_suspects(queue, 1)
     await queue.add_many([1.5, 2.1, 2.9, 3.3] * 60, type="slow", delay=0)
     async with running(queue) as worker:
         await eventually(lambda: ran, within_s=12)
@@ -206,8 +207,8 @@ async def test_a_suspect_runs_although_handlers_outlast_leases_and_there_is_alwa
         worker.stop.set()
 
 
-async def _has_suspect(queue: DeadLetterQueue) -> bool:
-    return (await queue.stats()).suspects == 1
+async def _has_suspects(queue: DeadLetterQueue, count: int) -> bool:
+    return (await queue.stats()).suspects == count
 
 
 async def test_a_new_worker_takes_nothing_back_before_it_was_in_touch_for_a_lease(queues: Queues) -> None:
@@ -226,6 +227,24 @@ async def test_a_new_worker_takes_nothing_back_before_it_was_in_touch_for_a_leas
         took = monotonic() - began
     assert took > lease_s
     assert (await queue.stats()).totals["crashed"] == 1
+
+
+async def test_a_worker_takes_back_leases_of_shards_that_others_serve(
+    queues: Queues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where workers die one after the other, those that serve a shard may all have come within the last lease."""
+    monkeypatch.setattr(assignment, "shares", lambda workers, shards: dict.fromkeys(workers, frozenset({0})))
+    queue = queues(lease_seconds=0.6, shards=2)
+    ran: list[str] = []
+    queue.add_handler(ran.append)
+    await queue.add_many(["of a dead worker"] * 20, delay=0)
+    unserved = (await queue._store()).shards[1]
+    leased = (await unserved.take("a worker that died", 100)).letters
+    Look(queues.place.client, unserved).age(60_000)
+    assert leased
+    async with running(queue):
+        await eventually(lambda: _has_suspects(queue, len(leased)))
+        await eventually(lambda: len(ran) == 20 - len(leased))  # and it runs none of those that it does not serve
 
 
 async def test_a_flood_of_commands_does_not_delay_heartbeats(queues: Queues, place: Place) -> None:

@@ -24,7 +24,9 @@ class Reclaimer:
     """Walks all leases of the shard each tick, and takes back those that ran out.
 
     It acts only after it has been in touch with the shard for one lease without a gap: after an outage of
-    Redis, or a pause of this process, leases look old that nobody had a chance to renew.
+    Redis, or a pause of this process, leases look old that nobody had a chance to renew. For that it calls at the
+    shards of others, too, if more seldom, and so takes back there as well: where workers die one after the other,
+    those that serve a shard may all be too young.
     """
 
     def __init__(self, session: Session, shard: Shard, suspect_seen: Callable[[], None]) -> None:
@@ -53,7 +55,6 @@ class Reclaimer:
 
     @property
     def _is_served(self) -> bool:
-        """Whether letters are this worker's to take back; else it only keeps in touch, so that it could at once."""
         return self._shard.index in self._session.served
 
     def _is_trusted(self) -> bool:
@@ -66,7 +67,7 @@ class Reclaimer:
         while True:
             reclaimed = await self._shard.reclaim(
                 self._cursor,
-                lease_ms=self._session.store.layout.lease_ms if self._is_trusted() and self._is_served else NEVER_MS,
+                lease_ms=self._session.store.layout.lease_ms if self._is_trusted() else NEVER_MS,
                 max_crashes=self._session.config.max_crashes,
                 until_ms=self._clock.now_ms() + int(self._session.tick_s * 1000),
             )
@@ -82,7 +83,8 @@ class Reclaimer:
                 logger.warning(
                     "shard %s: %d leases ran out; the letters will run alone", self._shard.tag, len(reclaimed.suspects)
                 )
-                self._suspect_seen()
+                if self._is_served:
+                    self._suspect_seen()
             for letter_id in reclaimed.parked:
                 await self._tell_parked(letter_id)
             if self._cursor == b"0-0":
