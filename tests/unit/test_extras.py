@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-WITHOUT = "import sys; sys.modules['httpx2'] = None\n"
+WITHOUT = "import sys; sys.modules['aiohttp'] = None\n"
 """As if it were not installed."""
 
 
@@ -17,7 +17,7 @@ def test_a_queue_on_redis_imports_no_http_client() -> None:
     script = (
         "import sys; from uno.event_bus.dead_letter.blocking import DeadLetterQueue as Queue; "
         "Queue('redis://localhost'); print('uno.event_bus.dead_letter.remote.store' in sys.modules, "
-        "'httpx2' in sys.modules)"
+        "'aiohttp' in sys.modules)"
     )
     assert ran(script) == "False False"
 

@@ -135,7 +135,7 @@ def _remote_store() -> "type[RemoteStore]":
     try:
         from uno.event_bus.dead_letter.remote.store import RemoteStore
     except ModuleNotFoundError as error:
-        if error.name != "httpx2":
+        if error.name != "aiohttp":
             raise
         raise ConfigError(
             "a queue behind a service needs an HTTP client, which is an extra: pip install 'uno-dead-letter[remote]'"

@@ -9,16 +9,17 @@ another one.
 import os
 import random
 import ssl
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
 from http import HTTPStatus
+from io import BytesIO
 from time import monotonic
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple
 
+import aiohttp
 import anyio
-import httpx2
 import msgspec
 from opentelemetry import propagate
+from yarl import URL
 
 from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.errors import ConfigError, DeadLetterError, PermissionDenied, StoreUnavailable
@@ -44,7 +45,10 @@ IDLE_S: Final = 4.0
 SILENT_S: Final = 30.0
 """How long a reply in lines may be silent; the service says something every 10 s."""
 
-NOT_DONE: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+LARGE_BYTES: Final = 1024 * 1024
+"""Bodies beyond this are sent piece by piece: the event loop has other things to do meanwhile."""
+
+NOT_DONE: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 """Nobody has heard of the request."""
 
 NOTHING_DONE: Final = frozenset({"rate_limited", "overloaded", "timeout"})
@@ -55,11 +59,26 @@ class TokenRefused(PermissionDenied):
     """Raised when a service does not know the token, so nothing was done; it may know it when it is rotated."""
 
 
-type Query = Mapping[str, str | int | list[str]]
+type Query = Mapping[str, str | int | Sequence[str]]
+
+
+class Reply(NamedTuple):
+    """A whole answer."""
+
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    """By names in any case."""
+    body: bytes
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the service did what it was asked to."""
+        return self.status < HTTPStatus.MULTIPLE_CHOICES
 
 
 class ServiceClient:
-    """Connections of one event loop to the service of one queue; `close` at the end."""
+    """Connections of one event loop, which has to run, to the service of one queue; `close` at the end."""
 
     def __init__(self, url: str, config: DeadLetterConfig) -> None:
         self.url = url
@@ -67,18 +86,17 @@ class ServiceClient:
         self._timeout_s = config.operation_timeout
         self._token_file = config.service_token_file
         self._token = config.service_token or self._read_token()
-        self._client = httpx2.AsyncClient(
-            base_url=f"{url}{PREFIX}",
+        # A context takes milliseconds to make, and plain http needs none.
+        checks = _context(config.service_ca_file) if url.startswith("https://") else True
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=IDLE_S, ssl=checks),
             headers={QUEUE_HEADER: config.queue, "user-agent": "uno-dead-letter"},
-            # A context takes milliseconds to make, and plain http needs none.
-            verify=url.startswith("https://") and _context(config.service_ca_file),
-            limits=httpx2.Limits(max_connections=CONNECTIONS, keepalive_expiry=IDLE_S),
-            trust_env=False,  # a proxy for the way out of the house is not for the way to this service
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._session.close()
 
     # -- asking --------------------------------------------------------------------------------------
 
@@ -110,14 +128,14 @@ class ServiceClient:
             token = self._token
             try:
                 with anyio.fail_after(timeout_s):
-                    reply = await self._send(method, path, content, query, timeout_s)
+                    reply = await self._answer(method, path, content, query, timeout_s)
                 if reply.is_success:
                     return self._decoded(reply, out)
                 error, pause = self._refusal(reply), max(pause, _retry_after_s(reply))
-                if reply.status_code == HTTPStatus.UNAUTHORIZED and not renewed and self._renew_token(token):
+                if reply.status == HTTPStatus.UNAUTHORIZED and not renewed and self._renew_token(token):
                     renewed = True
                     continue
-            except (httpx2.HTTPError, TimeoutError) as failure:
+            except (aiohttp.ClientError, TimeoutError) as failure:
                 error = self._unreachable(failure, timeout_s)
             certain = not isinstance(error, StoreUnavailable) or error.certain
             unsure = unsure or not certain
@@ -137,65 +155,75 @@ class ServiceClient:
         content = b"{}" if body is None else msgspec.json.encode(body)
         decode = msgspec.json.Decoder(out).decode
         try:
-            async with (
-                aclosing(await self._begun(method, path, content)) as reply,
-                aclosing(cast("AsyncGenerator[str]", reply.aiter_lines())) as lines,
-            ):
-                async for line in lines:
+            async with await self._begun(method, path, content) as response:
+                async for line in _lines_of(response.content.iter_any()):
                     if line:
                         yield decode(line)
-        except (httpx2.HTTPError, msgspec.MsgspecError) as failure:
+        except (aiohttp.ClientError, TimeoutError, msgspec.MsgspecError) as failure:
             raise self._unreachable(failure, SILENT_S) from failure
 
-    async def _begun(self, method: str, path: str, content: bytes) -> httpx2.Response:
+    async def _begun(self, method: str, path: str, content: bytes) -> aiohttp.ClientResponse:
         """Return a reply in lines that are still to be read; the caller closes it."""
-        timeout = httpx2.Timeout(self._timeout_s, read=SILENT_S, connect=min(CONNECT_S, self._timeout_s))
+        timeout = aiohttp.ClientTimeout(sock_connect=min(CONNECT_S, self._timeout_s), sock_read=SILENT_S)
         while True:
             self._require_open()
-            token, headers = self._token, {**self._headers(content), "accept": NDJSON}
-            request = self._client.build_request(method, path, content=content, headers=headers, timeout=timeout)
-            reply = await self._client.send(request, stream=True)
-            if reply.is_success:
-                return reply
-            async with aclosing(reply):
-                await reply.aread()
-            if reply.status_code != HTTPStatus.UNAUTHORIZED or not self._renew_token(token):
+            token = self._token
+            response = await self._send(method, path, content, {}, timeout, accept=NDJSON)
+            if response.status < HTTPStatus.MULTIPLE_CHOICES:
+                return response
+            reply = await _whole(response)
+            if reply.status != HTTPStatus.UNAUTHORIZED or not self._renew_token(token):
                 raise self._refusal(reply)
 
     def _require_open(self, *, unsure: bool = False) -> None:
-        if self._client.is_closed:
+        if self._session.closed:
             raise StoreUnavailable("the queue was closed during the call", certain=not unsure)
 
-    async def _send(
+    async def _answer(
         self, method: str, path: str, content: bytes | None, query: Query | None, timeout_s: float
-    ) -> httpx2.Response:
-        timeout = httpx2.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s))
-        headers = self._headers(content)
-        return await self._client.request(method, path, content=content, params=query, headers=headers, timeout=timeout)
+    ) -> Reply:
+        # The wait for a free connection ends before the try does, or nobody could say that nothing was done.
+        timeout = aiohttp.ClientTimeout(connect=0.8 * timeout_s, sock_connect=min(CONNECT_S, timeout_s))
+        return await _whole(await self._send(method, path, content, query or {}, timeout))
 
-    def _headers(self, content: bytes | None) -> dict[str, str]:
-        headers: dict[str, str] = {}
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        content: bytes | None,
+        query: Query,
+        timeout: aiohttp.ClientTimeout,
+        **headers: str,
+    ) -> aiohttp.ClientResponse:
+        """Send a request once; return its reply, of which the head is here."""
         _inject(headers)
         if content is not None:
             headers["content-type"] = "application/json"
         if self._token:
             headers["authorization"] = f"Bearer {self._token}"
-        return headers
+        return await self._session.request(
+            method,
+            URL(f"{self.url}{PREFIX}{path}", encoded=True).extend_query(query),
+            data=BytesIO(content) if content and len(content) > LARGE_BYTES else content,
+            headers=headers,
+            timeout=timeout,
+            allow_redirects=False,  # the token is for this address alone
+        )
 
     # -- what an answer means ------------------------------------------------------------------------
 
-    def _decoded[T](self, reply: httpx2.Response, out: type[T]) -> T:
+    def _decoded[T](self, reply: Reply, out: type[T]) -> T:
         try:
-            return msgspec.json.decode(reply.content, type=out)
+            return msgspec.json.decode(reply.body, type=out)
         except msgspec.MsgspecError as error:
             raise StoreUnavailable(f"{self.url} answers what a service does not: {error}") from None
 
-    def _refusal(self, reply: httpx2.Response) -> DeadLetterError:
+    def _refusal(self, reply: Reply) -> DeadLetterError:
         """Return the error that an answer tells of; one that no service wrote is a proxy's."""
-        status = reply.status_code
+        status = reply.status
         problem = _problem_in(reply)
         if problem is None:
-            return StoreUnavailable(f"{self.url} answers {status} {reply.reason_phrase}")
+            return StoreUnavailable(f"{self.url} answers {status} {reply.reason}")
         if status == HTTPStatus.UNAUTHORIZED:
             return TokenRefused(f"{self.url}: {problem.detail}")
         if status == HTTPStatus.FORBIDDEN:
@@ -235,16 +263,33 @@ class ServiceClient:
         return self._token != refused
 
 
-def _problem_in(reply: httpx2.Response) -> Problem | None:
+async def _whole(response: aiohttp.ClientResponse) -> Reply:
+    async with response:
+        return Reply(response.status, response.reason or "", response.headers, await response.read())
+
+
+async def _lines_of(pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
+    """Yield the lines of a text that comes in pieces, however long they are; the last one may lack its end."""
+    begun: list[bytes] = []
+    async for piece in pieces:
+        *lines, rest = piece.split(b"\n")
+        for line in lines:
+            yield b"".join((*begun, line))
+            begun.clear()
+        begun.append(rest)
+    yield b"".join(begun)
+
+
+def _problem_in(reply: Reply) -> Problem | None:
     if not reply.headers.get("content-type", "").startswith(PROBLEM):
         return None
     try:
-        return msgspec.json.decode(reply.content, type=Problem)
+        return msgspec.json.decode(reply.body, type=Problem)
     except msgspec.MsgspecError:
         return None
 
 
-def _retry_after_s(reply: httpx2.Response) -> float:
+def _retry_after_s(reply: Reply) -> float:
     text = reply.headers.get("retry-after", "")
     return min(float(text), LONGEST_PAUSE_S) if text.isascii() and text.isdigit() else 0.0
 
