@@ -1,7 +1,8 @@
 """Capture: from an event and its failure to a letter in the store."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from operator import length_hint
 from secrets import token_hex
 from typing import Any, Final
 
@@ -139,6 +140,7 @@ class Capturer:
         if delay is not None:
             delay = require_seconds("delay", delay)
         failures: dict[str, Failure] = {}
+        new_ids = _new_ids(length_hint(events))
         made: list[NewLetter | InvalidEvent | PayloadTooLarge] = []
         for position, event in enumerate(events):
             try:
@@ -152,7 +154,7 @@ class Capturer:
                 failure = failures[encoded.type] = describe(error, event_type=encoded.type, reason=why)
             made.append(
                 NewLetter(
-                    event_id=event_id or token_hex(16),
+                    event_id=event_id or next(new_ids),
                     type=encoded.type,
                     payload=encoded.payload,
                     content_type=encoded.content_type,
@@ -276,6 +278,17 @@ class Capturer:
 
     def _full(self, receiver: Receiver) -> QueueFull:
         return QueueFull(self._config.queue, self._config.max_queue_size, receiver.homes)
+
+
+def _new_ids(count: int) -> Iterator[str]:
+    """Yield event ids, as random as a UUID, drawn `count` at a time: every draw is a system call.
+
+    None is kept for a later call: a process that forks meanwhile would use it twice.
+    """
+    while True:
+        drawn = token_hex(16 * max(1, count))
+        for at in range(0, len(drawn), 32):
+            yield drawn[at : at + 32]
 
 
 def _text(name: str, value: object) -> str:

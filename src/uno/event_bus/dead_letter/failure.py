@@ -97,6 +97,8 @@ def describe_texts(
 
     Without a fingerprint of theirs it covers class and message; about 5 µs.
     """
+    if fingerprint and not (error_type or message or traceback):
+        return Failure("", "", "", fingerprint)
     error_type, message = _cut(error_type, TYPE_LENGTH), _cut(message, MESSAGE_BYTES)
     if not fingerprint:
         told = (error_type, normalised(message)) if error_type or message else ("", reason)

@@ -68,14 +68,21 @@ class PrometheusRecorder(Recorder):
 
     @override
     def captured(self, queue: str, letters: Sequence[NewLetter]) -> None:
+        tally: dict[tuple[str, str, str], int] = {}
         for new in letters:
-            child = self._captures_of.get((new.type, new.subscription, new.reason))
+            said = new.type, new.subscription, new.reason
+            tally[said] = tally.get(said, 0) + 1
+        for (type, subscription, reason), count in tally.items():
+            self._capture(type, subscription, reason).inc(count)
+
+    def _capture(self, type: str, subscription: str, reason: str) -> Counter:
+        child = self._captures_of.get((type, subscription, reason))
+        if child is None:
+            labels = (*self._labels.pair(type, subscription), self._labels.reason(reason))
+            child = self._captures_of.get(labels)
             if child is None:
-                labels = (*self._labels.pair(new.type, new.subscription), self._labels.reason(new.reason))
-                child = self._captures_of.get(labels)
-                if child is None:
-                    child = self._captures_of[labels] = self._captures.labels(self._queue, *labels)
-            child.inc()
+                child = self._captures_of[labels] = self._captures.labels(self._queue, *labels)
+        return child
 
     # -- attempts ------------------------------------------------------------------------------------
 
