@@ -104,11 +104,12 @@ async def test_bars_are_drawn_on_a_terminal(server: Server, capsys: pytest.Captu
     assert LAST_LINE.search(last_line(printed)) is not None
 
 
-async def test_without_a_redis_the_caller_hears_why() -> None:
-    """A server that is away is `StoreUnavailable`, without the password."""
+async def test_without_a_redis_the_caller_hears_why(capsys: pytest.CaptureFixture[str]) -> None:
+    """A server that is away is `StoreUnavailable`, without the password, and before anything is begun."""
     with pytest.raises(StoreUnavailable) as caught:
         await run_demo(url="redis://:secret@localhost:1/0", events=None, letters=6, seed=1, progress=False)
     assert "secret" not in str(caught.value)
+    assert capsys.readouterr().out == ""
 
 
 def test_a_seed_gives_the_same_events() -> None:

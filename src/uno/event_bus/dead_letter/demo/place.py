@@ -1,10 +1,11 @@
 """Where the demo runs: a server and a queue of its own, both gone afterwards."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.demo.plan import SHARDS
+from uno.event_bus.dead_letter.errors import QueueNotFound
 from uno.event_bus.dead_letter.rig.queue import erase_queue, new_name
 from uno.event_bus.dead_letter.rig.server import temporary_server
 from uno.event_bus.dead_letter.store.connect import seeds_of
@@ -27,11 +28,21 @@ async def server(url: str | None) -> AsyncIterator[str]:
 async def own_queue(address: str) -> AsyncIterator[str]:
     """Give a name that no other queue has, and remove that queue's keys at the end.
 
-    A Redis that has gone away keeps them; why it went is what the caller has to hear.
+    A Redis that has gone away keeps them; why it went is what the caller has to hear. Raises what opening a queue does
+    where there is no Redis, or none that is fit.
     """
     queue = new_name("demo")
+    if address.startswith("embedded:"):
+        yield queue
+        return
+    store = Store(seeds_of(address), DeadLetterConfig(queue=queue, shards=SHARDS))
+    try:
+        with suppress(QueueNotFound):
+            await store.open(make=False)
+    except BaseException:
+        await store.close()
+        raise
     try:
         yield queue
     finally:
-        if not address.startswith("embedded:"):
-            await erase_queue(Store(seeds_of(address), DeadLetterConfig(queue=queue, shards=SHARDS)))
+        await erase_queue(store)
