@@ -390,8 +390,12 @@ async def test_each_role_is_enough_for_its_verbs(queues: Queues, tmp_path: Path)
                 await denied
 
 
-async def test_a_file_that_is_not_there_is_named(nobody: str) -> None:
-    """With its variable, before anything is sent."""
+async def test_a_file_that_is_not_there_is_named(nobody: str, tmp_path: Path) -> None:
+    """With its variable, before anything is sent; so is one that holds no token."""
+    (tmp_path / "token").write_bytes(b"uno_\0secret\n")
+    queue = DeadLetterQueue(nobody, DeadLetterConfig(service_token_file=str(tmp_path / "token")))
+    with pytest.raises(ConfigError, match=r"DLQ_SERVICE_TOKEN_FILE .*/token': its first line has control characters"):
+        await queue.add({})
     queue = DeadLetterQueue(nobody, DeadLetterConfig(service_token_file="/nowhere/token"))
     with pytest.raises(ConfigError, match=r"DLQ_SERVICE_TOKEN_FILE .*'/nowhere/token': No such file"):
         await queue.add({})

@@ -2,9 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+import socket
+import time
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from http import HTTPStatus
+from threading import Thread
 from time import monotonic
 from typing import Any
 
@@ -12,6 +15,8 @@ import anyio
 import pytest
 
 from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue, PartialCapture, StoreUnavailable
+from uno.event_bus.dead_letter.remote.client import CONNECTIONS, ServiceClient
+from uno.event_bus.dead_letter.remote.wire import QueueInfo
 
 INFO = {"queue": "default", "shards": 1, "dedupe_window_s": 600, "max_payload_bytes": 1_048_576, "max_queue_size": 0}
 JSON, PROBLEM = "application/json", "application/problem+json"
@@ -112,3 +117,128 @@ async def test_a_queue_that_is_closed_during_a_call_says_so() -> None:
         group.start_soon(capture)
         await heard.wait()
         await queue.aclose()
+
+
+# -- connections ------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def client_of(url: str, timeout_s: float, **settings: Any) -> AsyncGenerator[ServiceClient]:
+    client = ServiceClient(url, DeadLetterConfig(operation_timeout=timeout_s, **settings))
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+@contextmanager
+def listening(backlog: int) -> Generator[socket.socket]:
+    """A socket that anybody may connect to; what becomes of that is the test's."""
+    with socket.socket() as made:
+        made.bind(("127.0.0.1", 0))
+        made.listen(backlog)
+        yield made
+
+
+def url_of(listener: socket.socket) -> str:
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+async def test_a_host_that_takes_no_connection_has_certainly_done_nothing() -> None:
+    """Its packets get no answer: what was to be captured may go elsewhere, or into the spool."""
+    with listening(backlog=0) as listener:
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:  # the queue of those who want to connect is full
+            each.setblocking(False)
+            each.connect_ex(listener.getsockname())
+        try:
+            async with client_of(url_of(listener), 0.3) as client:
+                with pytest.raises(StoreUnavailable) as caught:
+                    await client.ask("POST", "/x", QueueInfo, repeats=False)
+            assert caught.value.certain
+        finally:
+            for each in waiting:
+                each.close()
+
+
+async def test_calls_that_wait_for_a_connection_have_certainly_done_nothing() -> None:
+    """Whether they wait for too long, or the queue is closed meanwhile; streams wait as they do."""
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(-1)
+        writer.close()
+
+    certain: list[bool] = []
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        url = url_of(server.sockets[0])
+        async with client_of(url, 1.0) as client, anyio.create_task_group() as group:
+
+            async def ask() -> None:
+                with pytest.raises(StoreUnavailable) as caught:
+                    await client.ask("POST", "/x", QueueInfo, repeats=False)
+                certain.append(caught.value.certain)
+
+            async def stream() -> None:
+                with pytest.raises(StoreUnavailable) as caught:
+                    async with aclosing(client.lines("POST", "/x", QueueInfo)) as lines:
+                        await anext(lines)
+                certain.append(caught.value.certain)
+
+            for _ in range(CONNECTIONS):
+                group.start_soon(ask)
+            await anyio.sleep(0.5)
+            group.start_soon(ask)
+            group.start_soon(stream)
+            await anyio.sleep(0.3)
+            assert certain == []
+            await client.close()
+        assert sorted(certain) == [False] * CONNECTIONS + [True] * 2
+        certain.clear()
+        async with client_of(url, 1.0) as client, anyio.create_task_group() as group:
+            for _ in range(CONNECTIONS + 1):
+                group.start_soon(ask)
+        assert sorted(certain) == [False] * CONNECTIONS + [True]
+
+
+async def test_a_connection_that_the_service_has_closed_is_not_used_again() -> None:
+    """Also when the event loop was too busy to hear of it: what is sent there is lost, and nobody knows."""
+    told = json.dumps(INFO).encode()
+
+    def serve(listener: socket.socket) -> None:
+        for _ in range(2):
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65_536)
+                head = f"HTTP/1.1 200 OK\r\ncontent-type: {JSON}\r\ncontent-length: {len(told)}\r\n\r\n"
+                connection.sendall(head.encode() + told)
+                time.sleep(0.05)
+
+    with listening(backlog=5) as listener:
+        listener.settimeout(5)
+        server = Thread(target=serve, args=[listener], daemon=True)
+        server.start()
+        async with client_of(url_of(listener), 1.0) as client:
+            await client.ask("POST", "/x", QueueInfo, repeats=False)
+            time.sleep(0.3)  # noqa: ASYNC251 - the fault
+            await client.ask("POST", "/x", QueueInfo, repeats=False)
+        server.join()
+
+
+async def test_what_garbage_raises_does_not_show_the_token() -> None:
+    """Nor does its cause: what reports errors shows causes, too."""
+
+    async def garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"garbage\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(garbage, "127.0.0.1", 0) as server:
+        url = url_of(server.sockets[0])
+        async with client_of(url, 0.3, service_token="uno_verysecret") as client:
+            for asking in (client.ask("POST", "/x", QueueInfo), anext(client.lines("POST", "/x", QueueInfo))):
+                with pytest.raises(StoreUnavailable) as caught:
+                    await asking
+                error: BaseException | None = caught.value
+                while error is not None:
+                    assert "verysecret" not in repr(error) + str(vars(error))
+                    error = error.__cause__ or error.__context__

@@ -229,20 +229,23 @@ async def test_a_new_worker_takes_nothing_back_before_it_was_in_touch_for_a_leas
     assert (await queue.stats()).totals["crashed"] == 1
 
 
+@pytest.mark.parametrize("grown", [False, True], ids=["from the start", "of a growth"])
 async def test_a_worker_takes_back_leases_of_shards_that_others_serve(
-    queues: Queues, monkeypatch: pytest.MonkeyPatch
+    queues: Queues, monkeypatch: pytest.MonkeyPatch, grown: bool
 ) -> None:
     """Where workers die one after the other, those that serve a shard may all have come within the last lease."""
     monkeypatch.setattr(assignment, "shares", lambda workers, shards: dict.fromkeys(workers, frozenset({0})))
-    queue = queues(lease_seconds=0.6, shards=2)
+    queue = queues(lease_seconds=0.6, shards=1 if grown else 2)
     ran: list[str] = []
     queue.add_handler(ran.append)
-    await queue.add_many(["of a dead worker"] * 20, delay=0)
-    unserved = (await queue._store()).shards[1]
-    leased = (await unserved.take("a worker that died", 100)).letters
-    Look(queues.place.client, unserved).age(60_000)
-    assert leased
     async with running(queue):
+        if grown:
+            await queue.reshard(2)
+        await queue.add_many(["of a dead worker"] * 20, delay=0)
+        unserved = (await queue._store()).shards[1]
+        leased = (await unserved.take("a worker that died", 100)).letters
+        assert leased
+        Look(queues.place.client, unserved).age(60_000)
         await eventually(lambda: _has_suspects(queue, len(leased)))
         await eventually(lambda: len(ran) == 20 - len(leased))  # and it runs none of those that it does not serve
 

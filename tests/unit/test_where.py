@@ -37,6 +37,7 @@ def test_a_filter_is_its_fields_with_their_values(value: Any, conditions: dict[s
         ({"type": []}, "type has no value; leave it out to match any"),
         ({"state": ()}, "state has no value"),
         ({"state": 5}, "state is 5; allowed are a text, and a list of texts"),
+        ({"type": ["a", "b\ud800"]}, "no letter has it: UTF-8 cannot say it"),
         ({"type": ["a", 3]}, "type is"),
         ({"type": b"abc"}, "type is"),
         ({"type": (name for name in "ab")}, "type is"),

@@ -341,10 +341,11 @@ class ServiceUrl(Url):
     @override
     def sound(self, url: str) -> str:
         parts = urlsplit(url)
-        if not url.isprintable() or " " in url or not url.startswith(("http://", "https://")):
+        if not url.isprintable() or not url.startswith(("http://", "https://")) or set(url) & set(" ?#\\"):
             raise ValueError
-        if not parts.hostname or parts.port == 0 or "@" in parts.netloc or parts.query or parts.fragment:
+        if not parts.hostname or parts.port == 0 or "@" in parts.netloc:
             raise ValueError
+        parts.hostname.encode("idna")  # UnicodeError is a ValueError: no name of any host
         return url.rstrip("/")
 
 

@@ -75,7 +75,12 @@ class Where:
 
 def _check(name: str, values: Any) -> None:
     """Refuse what is neither a text nor a collection of texts; one that can be read only once would match any."""
-    if values is None or isinstance(values, str):
+    if values is None:
         return
-    if not isinstance(values, Collection) or isinstance(values, bytes) or not all(isinstance(v, str) for v in values):
+    texts = (values,) if isinstance(values, str) else values
+    if not isinstance(texts, Collection) or isinstance(texts, bytes) or not all(isinstance(v, str) for v in texts):
         raise ConfigError(f"where: {name} is {values!r}; allowed are a text, and a list of texts")
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"where: {name} is {values!r}; no letter has it: UTF-8 cannot say it") from None

@@ -6,10 +6,12 @@ have been done, only where doing it twice is doing it once. The service's replic
 another one.
 """
 
+import asyncio
 import os
 import random
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from io import BytesIO
 from time import monotonic
@@ -48,7 +50,7 @@ SILENT_S: Final = 30.0
 LARGE_BYTES: Final = 1024 * 1024
 """Bodies beyond this are sent piece by piece: the event loop has other things to do meanwhile."""
 
-NOT_DONE: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+NOT_DONE: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
 """Nobody has heard of the request."""
 
 NOTHING_DONE: Final = frozenset({"rate_limited", "overloaded", "timeout"})
@@ -89,10 +91,12 @@ class ServiceClient:
         # A context takes milliseconds to make, and plain http needs none.
         checks = _context(config.service_ca_file) if url.startswith("https://") else True
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=IDLE_S, ssl=checks),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S, ssl=checks),
             headers={QUEUE_HEADER: config.queue, "user-agent": "uno-dead-letter"},
             cookie_jar=aiohttp.DummyCookieJar(),
         )
+        # Not the connector's own limit, which cancels those that wait when it is closed.
+        self._turns = anyio.Semaphore(CONNECTIONS, fast_acquire=True)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -124,11 +128,12 @@ class ServiceClient:
         last_begin, pause = monotonic() + self._timeout_s, FIRST_PAUSE_S
         unsure = renewed = False
         while True:
-            self._require_open(unsure=unsure)
             token = self._token
             try:
-                with anyio.fail_after(timeout_s):
-                    reply = await self._answer(method, path, content, query, timeout_s)
+                async with self._turn(last_begin):
+                    self._require_open(unsure=unsure)
+                    with anyio.fail_after(timeout_s):
+                        reply = await self._answer(method, path, content, query, timeout_s)
                 if reply.is_success:
                     return self._decoded(reply, out)
                 error, pause = self._refusal(reply), max(pause, _retry_after_s(reply))
@@ -155,12 +160,17 @@ class ServiceClient:
         content = b"{}" if body is None else msgspec.json.encode(body)
         decode = msgspec.json.Decoder(out).decode
         try:
-            async with await self._begun(method, path, content) as response:
+            async with (
+                self._turn(monotonic() + self._timeout_s),
+                await self._begun(method, path, content) as response,
+            ):
                 async for line in _lines_of(response.content.iter_any()):
                     if line:
                         yield decode(line)
+            return
         except (aiohttp.ClientError, TimeoutError, msgspec.MsgspecError) as failure:
-            raise self._unreachable(failure, SILENT_S) from failure
+            error = self._unreachable(failure, SILENT_S)
+        raise error
 
     async def _begun(self, method: str, path: str, content: bytes) -> aiohttp.ClientResponse:
         """Return a reply in lines that are still to be read; the caller closes it."""
@@ -168,12 +178,25 @@ class ServiceClient:
         while True:
             self._require_open()
             token = self._token
-            response = await self._send(method, path, content, {}, timeout, accept=NDJSON)
-            if response.status < HTTPStatus.MULTIPLE_CHOICES:
-                return response
-            reply = await _whole(response)
+            with anyio.fail_after(self._timeout_s + SILENT_S):  # a body that nobody reads is sent for ever
+                response = await self._send(method, path, content, {}, timeout, accept=NDJSON)
+                if response.status < HTTPStatus.MULTIPLE_CHOICES:
+                    return response
+                reply = await _whole(response)
             if reply.status != HTTPStatus.UNAUTHORIZED or not self._renew_token(token):
                 raise self._refusal(reply)
+
+    @asynccontextmanager
+    async def _turn(self, until: float) -> AsyncGenerator[None]:
+        """Have one of the connections, first come, first served; wait for it until this monotonic time at most."""
+        with anyio.move_on_after(until - monotonic()) as patience:
+            await self._turns.acquire()
+        if patience.cancelled_caught:
+            raise aiohttp.ConnectionTimeoutError(f"all {CONNECTIONS} connections are in use")
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     def _require_open(self, *, unsure: bool = False) -> None:
         if self._session.closed:
@@ -182,8 +205,8 @@ class ServiceClient:
     async def _answer(
         self, method: str, path: str, content: bytes | None, query: Query | None, timeout_s: float
     ) -> Reply:
-        # The wait for a free connection ends before the try does, or nobody could say that nothing was done.
-        timeout = aiohttp.ClientTimeout(connect=0.8 * timeout_s, sock_connect=min(CONNECT_S, timeout_s))
+        # It ends before the try does, or nobody could say that nothing was done.
+        timeout = aiohttp.ClientTimeout(sock_connect=min(CONNECT_S, 0.8 * timeout_s))
         return await _whole(await self._send(method, path, content, query or {}, timeout))
 
     async def _send(
@@ -201,6 +224,8 @@ class ServiceClient:
             headers["content-type"] = "application/json"
         if self._token:
             headers["authorization"] = f"Bearer {self._token}"
+        for _ in range(2):  # times round the event loop: it learns which idle connections the service has closed
+            await asyncio.sleep(0)
         return await self._session.request(
             method,
             URL(f"{self.url}{PREFIX}{path}", encoded=True).extend_query(query),
@@ -233,25 +258,29 @@ class ServiceClient:
         return error_of(problem)
 
     def _unreachable(self, failure: Exception, timeout_s: float) -> StoreUnavailable:
-        if isinstance(failure, TimeoutError):
+        certain = isinstance(failure, NOT_DONE)
+        if isinstance(failure, TimeoutError) and not certain:
             return StoreUnavailable(f"{self.url} has not answered within {timeout_s:g} s")
-        why = str(failure) or type(failure).__name__
-        error = StoreUnavailable(f"{self.url}: {why}", certain=isinstance(failure, NOT_DONE))
-        error.__cause__ = failure
+        error = StoreUnavailable(f"{self.url}: {str(failure) or type(failure).__name__}", certain=certain)
+        if not isinstance(failure, aiohttp.ClientResponseError):  # its repr shows the token
+            error.__cause__ = failure
         return error
 
     # -- the token -----------------------------------------------------------------------------------
 
     def _read_token(self) -> str:
-        """Return the token of the file, empty without one. Raises `ConfigError` for a file that cannot be read."""
+        """Return the token of the file, empty without one. Raises `ConfigError` for a file that has none to read."""
         if self._token_file is None:
             return ""
         try:
             with open(self._token_file, encoding="ascii") as file:
-                return file.readline().strip()
+                token = file.readline().strip()
+            if token.isprintable():
+                return token
+            why: str | None = "its first line has control characters"
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not ASCII text"
-            raise ConfigError(f"DLQ_SERVICE_TOKEN_FILE (service_token_file) is {self._token_file!r}: {why}") from None
+        raise ConfigError(f"DLQ_SERVICE_TOKEN_FILE (service_token_file) is {self._token_file!r}: {why}")
 
     def _renew_token(self, refused: str) -> bool:
         """Read the token's file again, unless another request has; answer whether the token is another one now."""

@@ -5,12 +5,13 @@ letters of one key together; else of its capture key over the present ones. One 
 elsewhere: nobody can ask for it a second time.
 """
 
-import asyncio
 import random
 from collections.abc import Sequence
 from hashlib import blake2b
 from time import monotonic
 from typing import Final
+
+import anyio
 
 from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.errors import DeadLetterError, StoreUnavailable
@@ -81,13 +82,14 @@ class Captures:
             for position, result in zip(positions, captured, strict=True):
                 results[position] = result
 
-        batches = self._batches(letters, homes)
-        if len(batches) == 1:
-            await capture(*batches[0])
-        else:
-            async with asyncio.TaskGroup() as group:  # anyio's costs as much as a call to a shard
-                for batch in batches:
-                    group.create_task(capture(*batch))
+        first, *others = self._batches(letters, homes)
+        if not others:
+            await capture(*first)
+            return results
+        async with anyio.create_task_group() as group:
+            for batch in others:
+                group.start_soon(capture, *batch)
+            await capture(*first)
         return results
 
     @staticmethod

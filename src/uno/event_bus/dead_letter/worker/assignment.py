@@ -47,6 +47,8 @@ class Assignment:
         self._unable_beats = 0
         self._registry = session.store.registry
         self._trouble = session.outages.of("registry")
+        self._shards = 0
+        """Of the queue, when it last computed its part."""
         self._started_at = time.time()
         self._leaving = anyio.Event()
         self.known = anyio.Event()
@@ -112,9 +114,11 @@ class Assignment:
             return False
         else:
             mine = frozenset(range(shards))
-        changed = served.become(mine)
+        changed, has_grown = served.become(mine), shards > self._shards
+        self._shards = shards
         if changed:
             logger.info("serving %d of %d shards: %s", len(mine), shards, " ".join(map(str, sorted(mine))))
+        if changed or has_grown:
             self._changed()
         self.known.set()
         return changed
