@@ -237,11 +237,11 @@ MUTANTS: Final[dict[str, Mutant]] = {
         (
             Change(
                 f"{ENGINE}/remote/client.py",
-                "reply = await self._answer(method, path, content, query, timeout_s)",
+                "reply = await self._connections.ask(\n                        method, path, content,",
                 "again = unsure and content is not None\n"
-                '                            sent = content.replace(b\'"event_id":"\', b\'"event_id":"2-\') '
+                '                    sent = content.replace(b\'"event_id":"\', b\'"event_id":"2-\') '
                 "if again else content\n"
-                "                            reply = await self._answer(method, path, sent, query, timeout_s)",
+                "                    reply = await self._connections.ask(\n                        method, path, sent,",
             ),
         ),
     ),

@@ -15,7 +15,8 @@ import anyio
 import pytest
 
 from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue, PartialCapture, StoreUnavailable
-from uno.event_bus.dead_letter.remote.client import CONNECTIONS, ServiceClient
+from uno.event_bus.dead_letter.remote.client import ServiceClient
+from uno.event_bus.dead_letter.remote.connections import CONNECTIONS
 from uno.event_bus.dead_letter.remote.wire import QueueInfo
 
 INFO = {"queue": "default", "shards": 1, "dedupe_window_s": 600, "max_payload_bytes": 1_048_576, "max_queue_size": 0}

@@ -281,12 +281,12 @@ class Capturer:
 
 
 def _new_ids(count: int) -> Iterator[str]:
-    """Yield event ids, as random as a UUID, drawn `count` at a time: every draw is a system call.
+    """Yield event ids, as random as a UUID, drawn `count` (at most 1000) at a time: every draw is a system call.
 
     None is kept for a later call: a process that forks meanwhile would use it twice.
     """
     while True:
-        drawn = token_hex(16 * max(1, count))
+        drawn = token_hex(16 * min(max(1, count), 1000))
         for at in range(0, len(drawn), 32):
             yield drawn[at : at + 32]
 

@@ -6,28 +6,29 @@ have been done, only where doing it twice is doing it once. The service's replic
 another one.
 """
 
-import asyncio
-import os
 import random
-import ssl
-from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator
 from http import HTTPStatus
-from io import BytesIO
 from time import monotonic
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 import aiohttp
 import anyio
 import msgspec
-from opentelemetry import propagate
-from yarl import URL
 
 from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.errors import ConfigError, DeadLetterError, PermissionDenied, StoreUnavailable
+from uno.event_bus.dead_letter.remote.connections import (
+    FAILURES,
+    NOT_DONE,
+    SILENT_S,
+    Connections,
+    Query,
+    Reply,
+    lines_of,
+)
 from uno.event_bus.dead_letter.remote.problems import error_of
-from uno.event_bus.dead_letter.remote.wire import NDJSON, PREFIX, PROBLEM, QUEUE_HEADER, Problem
-from uno.event_bus.dead_letter.telemetry.tracing.tracers import harmless
+from uno.event_bus.dead_letter.remote.wire import PROBLEM, Problem
 
 __all__ = ["ServiceClient", "TokenRefused"]
 
@@ -35,48 +36,12 @@ FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 1.0
 """Between two tries: doubled each time, less up to half of it by chance."""
 
-CONNECT_S: Final = 2.0
-"""How long a try may take to connect, at most."""
-
-CONNECTIONS: Final = 16
-"""To the service at a time; more requests wait for one."""
-
-IDLE_S: Final = 4.0
-"""How long an idle connection is kept: less than servers and proxies do, who would hang up just as we ask."""
-
-SILENT_S: Final = 30.0
-"""How long a reply in lines may be silent; the service says something every 10 s."""
-
-LARGE_BYTES: Final = 1024 * 1024
-"""Bodies beyond this are sent piece by piece: the event loop has other things to do meanwhile."""
-
-NOT_DONE: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
-"""Nobody has heard of the request."""
-
 NOTHING_DONE: Final = frozenset({"rate_limited", "overloaded", "timeout"})
 """Codes of a service that has not begun with a request, and may take it when it comes again."""
 
 
 class TokenRefused(PermissionDenied):
     """Raised when a service does not know the token, so nothing was done; it may know it when it is rotated."""
-
-
-type Query = Mapping[str, str | int | Sequence[str]]
-
-
-class Reply(NamedTuple):
-    """A whole answer."""
-
-    status: int
-    reason: str
-    headers: Mapping[str, str]
-    """By names in any case."""
-    body: bytes
-
-    @property
-    def is_success(self) -> bool:
-        """Whether the service did what it was asked to."""
-        return self.status < HTTPStatus.MULTIPLE_CHOICES
 
 
 class ServiceClient:
@@ -88,19 +53,11 @@ class ServiceClient:
         self._timeout_s = config.operation_timeout
         self._token_file = config.service_token_file
         self._token = config.service_token or self._read_token()
-        # A context takes milliseconds to make, and plain http needs none.
-        checks = _context(config.service_ca_file) if url.startswith("https://") else True
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S, ssl=checks),
-            headers={QUEUE_HEADER: config.queue, "user-agent": "uno-dead-letter"},
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
-        # Not the connector's own limit, which cancels those that wait when it is closed.
-        self._turns = anyio.Semaphore(CONNECTIONS, fast_acquire=True)
+        self._connections = Connections(url, config.queue, config.service_ca_file)
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._session.close()
+        await self._connections.close()
 
     # -- asking --------------------------------------------------------------------------------------
 
@@ -130,17 +87,18 @@ class ServiceClient:
         while True:
             token = self._token
             try:
-                async with self._turn(last_begin):
+                async with self._connections.turn(last_begin):
                     self._require_open(unsure=unsure)
-                    with anyio.fail_after(timeout_s):
-                        reply = await self._answer(method, path, content, query, timeout_s)
+                    reply = await self._connections.ask(
+                        method, path, content, query=query, token=token, timeout_s=timeout_s
+                    )
                 if reply.is_success:
                     return self._decoded(reply, out)
                 error, pause = self._refusal(reply), max(pause, _retry_after_s(reply))
                 if reply.status == HTTPStatus.UNAUTHORIZED and not renewed and self._renew_token(token):
                     renewed = True
                     continue
-            except (aiohttp.ClientError, TimeoutError) as failure:
+            except FAILURES as failure:
                 error = self._unreachable(failure, timeout_s)
             certain = not isinstance(error, StoreUnavailable) or error.certain
             unsure = unsure or not certain
@@ -161,79 +119,31 @@ class ServiceClient:
         decode = msgspec.json.Decoder(out).decode
         try:
             async with (
-                self._turn(monotonic() + self._timeout_s),
+                self._connections.turn(monotonic() + self._timeout_s),
                 await self._begun(method, path, content) as response,
             ):
-                async for line in _lines_of(response.content.iter_any()):
+                async for line in lines_of(response):
                     if line:
                         yield decode(line)
             return
-        except (aiohttp.ClientError, TimeoutError, msgspec.MsgspecError) as failure:
+        except (*FAILURES, msgspec.MsgspecError) as failure:
             error = self._unreachable(failure, SILENT_S)
         raise error
 
     async def _begun(self, method: str, path: str, content: bytes) -> aiohttp.ClientResponse:
         """Return a reply in lines that are still to be read; the caller closes it."""
-        timeout = aiohttp.ClientTimeout(sock_connect=min(CONNECT_S, self._timeout_s), sock_read=SILENT_S)
         while True:
             self._require_open()
             token = self._token
-            with anyio.fail_after(self._timeout_s + SILENT_S):  # a body that nobody reads is sent for ever
-                response = await self._send(method, path, content, {}, timeout, accept=NDJSON)
-                if response.status < HTTPStatus.MULTIPLE_CHOICES:
-                    return response
-                reply = await _whole(response)
+            reply = await self._connections.begin(method, path, content, token=token, timeout_s=self._timeout_s)
+            if isinstance(reply, aiohttp.ClientResponse):
+                return reply
             if reply.status != HTTPStatus.UNAUTHORIZED or not self._renew_token(token):
                 raise self._refusal(reply)
 
-    @asynccontextmanager
-    async def _turn(self, until: float) -> AsyncGenerator[None]:
-        """Have one of the connections, first come, first served; wait for it until this monotonic time at most."""
-        with anyio.move_on_after(until - monotonic()) as patience:
-            await self._turns.acquire()
-        if patience.cancelled_caught:
-            raise aiohttp.ConnectionTimeoutError(f"all {CONNECTIONS} connections are in use")
-        try:
-            yield
-        finally:
-            self._turns.release()
-
     def _require_open(self, *, unsure: bool = False) -> None:
-        if self._session.closed:
+        if self._connections.are_closed:
             raise StoreUnavailable("the queue was closed during the call", certain=not unsure)
-
-    async def _answer(
-        self, method: str, path: str, content: bytes | None, query: Query | None, timeout_s: float
-    ) -> Reply:
-        # It ends before the try does, or nobody could say that nothing was done.
-        timeout = aiohttp.ClientTimeout(sock_connect=min(CONNECT_S, 0.8 * timeout_s))
-        return await _whole(await self._send(method, path, content, query or {}, timeout))
-
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        content: bytes | None,
-        query: Query,
-        timeout: aiohttp.ClientTimeout,
-        **headers: str,
-    ) -> aiohttp.ClientResponse:
-        """Send a request once; return its reply, of which the head is here."""
-        _inject(headers)
-        if content is not None:
-            headers["content-type"] = "application/json"
-        if self._token:
-            headers["authorization"] = f"Bearer {self._token}"
-        for _ in range(2):  # times round the event loop: it learns which idle connections the service has closed
-            await asyncio.sleep(0)
-        return await self._session.request(
-            method,
-            URL(f"{self.url}{PREFIX}{path}", encoded=True).extend_query(query),
-            data=BytesIO(content) if content and len(content) > LARGE_BYTES else content,
-            headers=headers,
-            timeout=timeout,
-            allow_redirects=False,  # the token is for this address alone
-        )
 
     # -- what an answer means ------------------------------------------------------------------------
 
@@ -292,23 +202,6 @@ class ServiceClient:
         return self._token != refused
 
 
-async def _whole(response: aiohttp.ClientResponse) -> Reply:
-    async with response:
-        return Reply(response.status, response.reason or "", response.headers, await response.read())
-
-
-async def _lines_of(pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
-    """Yield the lines of a text that comes in pieces, however long they are; the last one may lack its end."""
-    begun: list[bytes] = []
-    async for piece in pieces:
-        *lines, rest = piece.split(b"\n")
-        for line in lines:
-            yield b"".join((*begun, line))
-            begun.clear()
-        begun.append(rest)
-    yield b"".join(begun)
-
-
 def _problem_in(reply: Reply) -> Problem | None:
     if not reply.headers.get("content-type", "").startswith(PROBLEM):
         return None
@@ -321,19 +214,3 @@ def _problem_in(reply: Reply) -> Problem | None:
 def _retry_after_s(reply: Reply) -> float:
     text = reply.headers.get("retry-after", "")
     return min(float(text), LONGEST_PAUSE_S) if text.isascii() and text.isdigit() else 0.0
-
-
-def _context(ca_file: str | None) -> ssl.SSLContext:
-    """Return how the service's certificate is checked: always, and that it is of the host's name."""
-    try:
-        context = ssl.create_default_context(cafile=ca_file)
-    except (OSError, ssl.SSLError) as error:
-        why = os.strerror(error.errno) if error.errno and not isinstance(error, ssl.SSLError) else str(error)
-        raise ConfigError(f"DLQ_SERVICE_CA_FILE (service_ca_file) is {ca_file!r}: {why}") from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
-
-
-@harmless
-def _inject(headers: dict[str, Any]) -> None:
-    propagate.inject(headers)
