@@ -34,7 +34,6 @@ def test_of_many_letters_it_says_how_many_are_left_out(id: str) -> None:
     [
         (Where(), {}),
         (Where(state="parked", type=["a", "b"]), {"state": ["parked"], "type": ["a", "b"]}),
-        (Where(reason="\udcff"), {"reason": ["\\udcff"]}),
     ],
 )
 def test_a_filter_is_told_by_its_fields(where: Where, told: dict[str, Any]) -> None:
