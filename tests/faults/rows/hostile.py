@@ -16,10 +16,10 @@ from tests.faults.rows.workers import add
 from tests.support.harness.actors import Actor
 from tests.support.harness.paces import Paces, cores_apart
 from tests.support.harness.payloads import HOSTILE_EVENT, PAYLOADS, SECRET
-from tests.support.harness.replicas import Replica, Replicas
+from tests.support.harness.replicas import EXPIRED, Replica, Replicas
 from tests.support.harness.run import Promise, Run
 from tests.support.probes import Answer, get
-from uno.event_bus.dead_letter.service.access import line_of, new_token
+from uno.event_bus.dead_letter.service.access import new_token
 from uno.event_bus.dead_letter.store.audit import AuditEntry
 
 REQUEST_S = 1.5
@@ -98,11 +98,8 @@ def attack(run: Run, replicas: Replicas, **how: Any) -> Actor:
     """Start an attacker of all replicas' one address; it has a token of each role, one that has expired, and none."""
     known = replicas.tokens
     roles = {"capture": "clients", "read": "reader", "operate": "operator", "admin": "admin"}
-    expired = new_token()
-    with (run.folder / "tokens").open("a") as file:
-        file.write(line_of("leaver", frozenset({"admin"}), expired, until=1) + "\n")
     tokens = {role: known[name] for role, name in roles.items()}
-    tokens |= {"none": "", "unknown": new_token(), "expired": expired}
+    tokens |= {"none": "", "unknown": new_token(), "expired": known[EXPIRED]}
     how |= {"service": replicas.address, "tokens": tokens}
     run.others.append(attacker := Actor("attacker", run.settings_of("attacker", how), run.tree))
     return attacker

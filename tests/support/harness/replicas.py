@@ -15,9 +15,10 @@ from tests.support.harness.run import Run
 from tests.support.harness.wires import Wire
 from tests.support.probes import get_until
 from tests.support.running_service import tokens
+from uno.event_bus.dead_letter.service.access import line_of, new_token
 from uno.event_bus.dead_letter.store.local_node import HOST, free_port
 
-__all__ = ["Relay", "Replica", "Replicas"]
+__all__ = ["EXPIRED", "Relay", "Replica", "Replicas"]
 
 CALLERS: Final = {
     "clients": ("capture",),
@@ -26,6 +27,9 @@ CALLERS: Final = {
     "admin": ("admin",),
 }
 """Name → roles, of the tokens that replicas know."""
+
+EXPIRED: Final = "leaver"
+"""Name of a token that was good for all, until 1970; there from the start: the file is looked at once a second only."""
 
 ALL_LINES: Final = (
     "from uno.event_bus.dead_letter.telemetry import ration; ration.MOST_LINES = 10**9; "
@@ -97,6 +101,9 @@ class Replicas:
         self._settings: dict[str, Any] = {"service_rate": 0} | settings
         self._tokens_file = run.folder / "tokens"
         self.tokens = tokens(self._tokens_file, known=None, **CALLERS)
+        with self._tokens_file.open("a") as file:
+            file.write(line_of(EXPIRED, frozenset({"admin"}), token := new_token(), until=1) + "\n")
+        self.tokens[EXPIRED] = token
         self._ports = [free_port() for _ in range(count)]
         self._numbers = itertools.count()
         self._stack = ExitStack()
