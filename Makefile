@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 EVENTS ?=
 ARGS ?=
 
-# Tests wait more than they work: on two cores, four processes need 277 s where three need 340 s.
+# Tests wait more than they work: on two cores, four processes needed 277 s where three needed 340 s.
 WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 2 )))
 PYTEST := $(PYTHON) -m pytest -q -n $(WORKERS) --dist loadgroup
 
@@ -68,7 +68,7 @@ test-servers: .venv/.ready .venv-servers/.ready ## Run scripts, model, integrati
 faults: .venv/.ready ## Run every fault and every broken engine, about 20 min; ARGS='--rows F1,F6 --seed 7' some of them
 	@$(PYTHON) -m tests.faults $(ARGS)
 
-drills: .venv/.ready ## Run the longer checks: backups restored under load, the service against its own description; about 1 min
+drills: .venv/.ready ## Run the longer checks: backups under load, the service against its description, the benchmark; about 1 min
 	@$(PYTEST) $(or $(ARGS),tests/drills)
 
 prometheus: .venv/.ready ## Have a real Prometheus scrape two workers: metrics, alerts, dashboard, traces; needs Debian's package
