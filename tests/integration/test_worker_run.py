@@ -11,12 +11,14 @@ import pytest
 
 from tests.integration.conftest import Queues
 from tests.support.holding import Records
+from tests.support.look import Look
 from tests.support.loops import BOTH_LOOPS
 from tests.support.places import Place
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.waiting import eventually, running
 from uno.event_bus.dead_letter import DeadLetterQueue, Letter, LetterState
+from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.telemetry.recorder import Recorder
 
 
@@ -215,6 +217,29 @@ async def test_process_takes_letters_back_from_dead_workers(queues: Queues) -> N
         report = await queue.process()
     assert (report.resolved, sorted(done)) == (12, list(range(12)))
     assert (await queue.stats()).totals["crashed"] == 12
+
+
+async def test_process_runs_what_was_taken_back_just_as_it_was_about_to_end(
+    queues: Queues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself or by another worker: no lease is old any more, and nobody else may ever come."""
+    queue = queues(lease_seconds=0.6, shards=1)
+    done: list[int] = []
+    queue.add_handler(done.append)
+    await queue.add_many([1, 2, 3], delay=0)
+    shard = (await queue._store()).shards[0]
+    await shard.take("a worker that died", 100)
+    Look(queues.place.client, shard).age(60_000)
+    looks = Shard.has_leases_older_than
+
+    async def look(shard: Shard, seconds: float) -> bool:
+        await shard.reclaim(lease_ms=600, max_crashes=3)
+        return await looks(shard, seconds)
+
+    monkeypatch.setattr(Shard, "has_leases_older_than", look)
+    with anyio.fail_after(10):
+        await queue.process()
+    assert sorted(done) == [1, 2, 3]
 
 
 async def test_process_can_be_cancelled_and_gives_back_what_it_holds(queues: Queues) -> None:

@@ -327,6 +327,13 @@ class Shard:
             return classify(error) is not Meaning.FATAL  # that is: no group
         return bool(rows)
 
+    async def has_due_suspects(self, now_ms: int) -> bool:
+        """Whether a letter that was taken back is to run now; also when the shard does not answer now."""
+        try:
+            return bool(await self.route.send("ZCOUNT", self.key("suspects"), "-inf", now_ms, lane="work"))
+        except Exception as error:
+            return classify(error) is not Meaning.FATAL  # that is: a key of another type
+
     async def wait(self, after: bytes, timeout_s: float) -> None:
         """Return when the stream has an entry past the id `after`, or after `timeout_s` (at most 2 s).
 

@@ -137,7 +137,7 @@ class Worker:
         while not self._stop.is_set():
             pause_s = 0.01
             if self._is_idle():
-                if not await self._have_leases_run_out():
+                if not await self._has_letters_of_dead_workers():
                     return
                 pause_s = self._session.tick_s  # until the reclaimers may take them back
             with anyio.move_on_after(pause_s):
@@ -148,8 +148,17 @@ class Worker:
         behind = any(sweeper.is_behind for sweeper in self._sweepers)
         return idle and not behind and not self._isolator.has_due()
 
-    async def _have_leases_run_out(self) -> bool:
-        """Whether letters wait to be taken back: where only `process` is used, nobody else will."""
+    async def _has_letters_of_dead_workers(self) -> bool:
+        """Whether letters wait to be taken back, or just were: where only `process` is used, nobody else runs them."""
         if self._session.is_stuck:
             return False
-        return any([await taker.shard.has_leases_older_than(self._session.lease_s) for taker in self._takers])
+        return any([await self._has_any_of_dead_workers(taker) for taker in self._takers])
+
+    async def _has_any_of_dead_workers(self, taker: Taker) -> bool:
+        if await taker.shard.has_leases_older_than(self._session.lease_s):
+            return True
+        # Asked after the leases: what a reclaimer took back meanwhile, ours or another's, is seen there or here.
+        has_suspects = await taker.shard.has_due_suspects(self._session.clock.now_ms())
+        if has_suspects:
+            taker.suspect_seen()
+        return has_suspects
