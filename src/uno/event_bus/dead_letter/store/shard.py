@@ -327,10 +327,10 @@ class Shard:
             return classify(error) is not Meaning.FATAL  # that is: no group
         return bool(rows)
 
-    async def has_due_suspects(self, now_ms: int) -> bool:
-        """Whether a letter that was taken back is to run now; also when the shard does not answer now."""
+    async def has_suspects_due_by(self, due_ms: int) -> bool:
+        """Whether a letter that was taken back is to run by then; also when the shard does not answer now."""
         try:
-            return bool(await self.route.send("ZCOUNT", self.key("suspects"), "-inf", now_ms, lane="work"))
+            return bool(await self.route.send("ZCOUNT", self.key("suspects"), "-inf", due_ms, lane="work"))
         except Exception as error:
             return classify(error) is not Meaning.FATAL  # that is: a key of another type
 

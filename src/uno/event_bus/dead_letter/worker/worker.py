@@ -157,8 +157,10 @@ class Worker:
     async def _has_any_of_dead_workers(self, taker: Taker) -> bool:
         if await taker.shard.has_leases_older_than(self._session.lease_s):
             return True
-        # Asked after the leases: what a reclaimer took back meanwhile, ours or another's, is seen there or here.
-        has_suspects = await taker.shard.has_due_suspects(self._session.clock.now_ms())
+        # Asked after the leases: what a reclaimer took back meanwhile, ours or another's, is seen there or here. With a
+        # tick to spare, since this process's idea of the server's time is late by what a reply took.
+        now_ms = self._session.clock.now_ms() + int(self._session.tick_s * 1000)
+        has_suspects = await taker.shard.has_suspects_due_by(now_ms)
         if has_suspects:
             taker.suspect_seen()
         return has_suspects
