@@ -316,6 +316,7 @@ async def test_add_many_answers_the_ids_in_the_order_of_the_events(queues: Queue
     letters = {letter.id: json.loads(letter.payload)["n"] async for letter in queue.letters()}
     assert [letters[id] for id in ids] == list(range(450))
     assert await queue.add_many([]) == []
+    assert await (await queue._store()).add([]) == []
 
 
 async def test_add_many_says_by_position_what_was_not_captured(queues: Queues) -> None:

@@ -225,6 +225,16 @@ async def test_a_connection_that_the_service_has_closed_is_not_used_again() -> N
         server.join()
 
 
+async def test_proxies_that_the_environment_names_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are for the way out of the house; this one would take nothing."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    async with answering(lambda body: (201, JSON, {"captured": 1, "results": [{"id": "0-1-0"}]})) as queue:
+        assert await queue.add({}, event_id="e") == "0-1-0"
+
+
 async def test_what_garbage_raises_does_not_show_the_token() -> None:
     """Nor does its cause: what reports errors shows causes, too."""
 

@@ -67,6 +67,8 @@ class Captures:
 
     async def add(self, letters: Sequence[NewLetter]) -> list[Result]:
         """Capture letters, each in its home shard; return by position its id, None (full) or its error."""
+        if not letters:
+            return []
         results: list[Result] = [None] * len(letters)
         homes = [self.home_of(new) for new in letters]
         if monotonic() < self._recalling_until:
