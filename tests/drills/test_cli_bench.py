@@ -35,8 +35,9 @@ class Own:
         self._mark = uuid4().hex
         self._made: list[subprocess.Popen[str]] = []
 
-    def spawn(self, *words: str) -> "subprocess.Popen[str]":
-        made = Cli("").spawn("bench", *words, TMPDIR=str(self.folder), UNO_TEST_MARK=self._mark, REDIS_URL="")
+    def spawn(self, *words: str, **variables: str) -> "subprocess.Popen[str]":
+        variables |= {"TMPDIR": str(self.folder), "UNO_TEST_MARK": self._mark, "REDIS_URL": ""}
+        made = Cli("").spawn("bench", *words, **variables)
         self._made.append(made)
         return made
 
@@ -45,8 +46,8 @@ class Own:
         for made in self._made:
             end(made)
 
-    def __call__(self, *words: str) -> Ran:
-        process = self.spawn(*words)
+    def __call__(self, *words: str, **variables: str) -> Ran:
+        process = self.spawn(*words, **variables)
         out, errors = process.communicate(timeout=50)
         return Ran(process.returncode, out, errors)
 
@@ -228,6 +229,12 @@ def test_durability_that_the_server_cannot_give_is_one_line_and_leaves_nothing(c
     assert ran.status == 1 and ran.err.count("\n") == 1
     assert "durability replicated is not to be had here" in ran.err
     assert server.client.keys("*") == []
+
+
+@pytest.mark.parametrize(("words", "replicas"), [((), "0"), (("--cluster",), "1")])
+def test_its_own_servers_can_confirm_what_is_asked_of_them(own: Own, words: tuple[str, ...], replicas: str) -> None:
+    """Valkey's disk is waited for with appendfsync always alone."""
+    assert_sound(own(*words, "--durability", "fsynced", *FEW, DLQ_DURABLE_REPLICAS=replicas), 200)
 
 
 def test_a_server_that_is_away_exits_5_without_the_password() -> None:

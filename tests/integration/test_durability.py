@@ -2,8 +2,8 @@
 
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 from redis.exceptions import BusyLoadingError
@@ -125,11 +125,62 @@ async def test_an_fsynced_capture_needs_a_server_with_an_aof(queues: Queues, pla
     with pytest.raises(ConfigError, match="durability=fsynced needs"):
         await queue.add({}, delay=60)
     if place.version >= (7, 2):
-        for client in place.clients():
-            client.config_set("appendonly", "yes")
-        try:
+        with configured(place, "always"):
             # Until its first rewrite is done, the server fsyncs nothing.
-            await eventually(lambda: _is_confirmed(queue), within_s=10)
-        finally:
-            for client in place.clients():
-                client.config_set("appendonly", "no")
+            await eventually(lambda: _is_confirmed(queue))
+
+
+async def test_a_disk_that_may_confirm_in_time_by_luck_alone_is_refused(queues: Queues, place: Place) -> None:
+    """The next second's fsync comes too late for a short wait, and again for the repeat that follows."""
+    if place.version < (8, 0) or place.name.startswith("valkey"):
+        pytest.skip("of servers whose WAITAOF waits for the disk with everysec")
+    with configured(place, "everysec"):
+        for replicas, least in (0, 3), (1, 5):
+            short = queues(durability="fsynced", durable_replicas=replicas, operation_timeout=least - 0.1)
+            with pytest.raises(ConfigError, match=f"allowed are {least} and more, or appendfsync always"):
+                await short.add({}, delay=60)
+        longer = queues(durability="fsynced", durable_replicas=0, operation_timeout=3)
+        await eventually(lambda: _is_confirmed(longer))
+
+
+async def test_a_server_that_confirms_what_its_disk_has_not_is_refused(queues: Queues, server: Server) -> None:
+    """Valkey's WAITAOF with everysec (redis/redis#13793): twenty are confirmed sooner than twenty fsyncs may come."""
+    if not server.name.startswith("valkey"):
+        pytest.skip("of Valkey")
+    with configured(server, "everysec"):
+        with pytest.raises(ConfigError, match="up to a second before they are on disk"):
+            await queues(durability="fsynced", durable_replicas=0).add({}, delay=60)
+        await eventually(lambda: server.client.execute_command("WAITAOF", 1, 0, 100)[0])
+        began = time.monotonic()
+        for n in range(20):
+            server.client.set("probe", n)
+            assert server.client.execute_command("WAITAOF", 1, 0, 5000)[0] == 1
+        assert time.monotonic() - began < 10, "it waits for the disk now: `CONFIRM_EARLY` should let it be"
+
+
+async def test_a_disk_that_is_left_to_the_system_is_refused(queues: Queues, place: Place) -> None:
+    """Nobody knows when it has what is written to it."""
+    if place.version < (7, 2):
+        pytest.skip("WAITAOF came with Redis 7.2")
+    for protocol in (2, 3):
+        queue = queues(place.users_client(protocol=protocol), durability="fsynced", durable_replicas=0)
+        with (
+            configured(place, "no"),
+            pytest.raises(ConfigError, match="has appendfsync no; allowed are always and"),
+        ):
+            await queue.add({}, delay=60)
+
+
+@contextmanager
+def configured(place: Place, appendfsync: str) -> Generator[None]:
+    """Servers with an AOF that is fsynced so."""
+    was = place.clients()[0].config_get("appendfsync")["appendfsync"]
+    try:
+        for client in place.clients():
+            client.config_set("appendfsync", appendfsync)
+            client.config_set("appendonly", "yes")
+        yield
+    finally:
+        for client in place.clients():
+            client.config_set("appendonly", "no")
+            client.config_set("appendfsync", was)

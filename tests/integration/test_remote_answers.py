@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import pytest
 
+from tests.support.waiting import eventually
 from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue, PartialCapture, StoreUnavailable
 from uno.event_bus.dead_letter.remote.client import ServiceClient
 from uno.event_bus.dead_letter.remote.connections import CONNECTIONS
@@ -163,42 +164,49 @@ async def test_a_host_that_takes_no_connection_has_certainly_done_nothing() -> N
 
 
 async def test_calls_that_wait_for_a_connection_have_certainly_done_nothing() -> None:
-    """Whether they wait for too long, or the queue is closed meanwhile; streams wait as they do."""
+    """Whether the queue is closed meanwhile, or they wait for too long; streams wait as they do."""
+    taken: list[None] = []
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        taken.append(None)
         await reader.read(-1)
         writer.close()
 
     certain: list[bool] = []
+
+    async def ask(client: ServiceClient) -> None:
+        with pytest.raises(StoreUnavailable) as caught:
+            await client.ask("POST", "/x", QueueInfo, repeats=False)
+        certain.append(caught.value.certain)
+
+    async def stream(client: ServiceClient) -> None:
+        with pytest.raises(StoreUnavailable) as caught:
+            async with aclosing(client.lines("POST", "/x", QueueInfo)) as lines:
+                await anext(lines)
+        certain.append(caught.value.certain)
+
     async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
         url = url_of(server.sockets[0])
-        async with client_of(url, 1.0) as client, anyio.create_task_group() as group:
-
-            async def ask() -> None:
-                with pytest.raises(StoreUnavailable) as caught:
-                    await client.ask("POST", "/x", QueueInfo, repeats=False)
-                certain.append(caught.value.certain)
-
-            async def stream() -> None:
-                with pytest.raises(StoreUnavailable) as caught:
-                    async with aclosing(client.lines("POST", "/x", QueueInfo)) as lines:
-                        await anext(lines)
-                certain.append(caught.value.certain)
-
+        async with client_of(url, 30.0) as client, anyio.create_task_group() as group:
             for _ in range(CONNECTIONS):
-                group.start_soon(ask)
-            await anyio.sleep(0.5)
-            group.start_soon(ask)
-            group.start_soon(stream)
-            await anyio.sleep(0.3)
+                group.start_soon(ask, client)
+            await eventually(lambda: len(taken) == CONNECTIONS)
+            group.start_soon(ask, client)
+            group.start_soon(stream, client)
+            await anyio.wait_all_tasks_blocked()
             assert certain == []
             await client.close()
         assert sorted(certain) == [False] * CONNECTIONS + [True] * 2
         certain.clear()
-        async with client_of(url, 1.0) as client, anyio.create_task_group() as group:
-            for _ in range(CONNECTIONS + 1):
-                group.start_soon(ask)
-        assert sorted(certain) == [False] * CONNECTIONS + [True]
+        taken.clear()
+        async with client_of(url, 0.5) as client, anyio.create_task_group() as group:
+            for _ in range(CONNECTIONS):  # of streams, which are silent for longer than a call may take
+                group.start_soon(stream, client)
+            await eventually(lambda: len(taken) == CONNECTIONS)
+            await ask(client)
+            assert certain == [True]
+            await client.close()
 
 
 async def test_a_connection_that_the_service_has_closed_is_not_used_again() -> None:

@@ -232,6 +232,10 @@ class DeadLetterConfig(Settings):
     `durable_replicas` have it too (WAIT), so that no failover to one of them loses it. ``fsynced``: it is also on the
     primary's disk, and on theirs (WAITAOF: Redis 7.2 or Valkey 8, with AOF on). Each costs a round trip to a replica
     or a disk; what is not confirmed within half of ``operation_timeout`` raises `NotReplicated`.
+
+    The disk of ``appendfsync always`` answers at once. With ``everysec`` it takes up to a second, with replicas two:
+    an ``operation_timeout`` below 3 or 5 is refused, and so are Redis 7.4.0 to 7.4.2 and Valkey, whose WAITAOF
+    does not wait for it (redis/redis#13793). A user who may not ask (``CONFIG GET``) has to see to that.
     """
 
     durable_replicas: int = setting(1, Whole(0, 100, "replicas"))

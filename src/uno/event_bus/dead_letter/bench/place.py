@@ -46,12 +46,14 @@ class Place:
 async def place_of(options: Options) -> AsyncGenerator[Place]:
     """Give the servers: those of the user, or some that live as long as the body."""
     url = options.given_url()
+    # Those of its own can confirm what is asked of them: Valkey's disk is not waited for with everysec.
+    flags = ("--appendfsync", "always") if options.config("any").durability == "fsynced" else ()
     if options.cluster:
-        cluster = LocalCluster(appendonly=True)
+        cluster = LocalCluster(appendonly=True, options=flags)
         async with running(cluster):
             yield Place(cluster.url, "cluster", cluster.url, cluster)
     elif url is None:
-        async with temporary_server("uno-bench-") as embedded:
+        async with temporary_server("uno-bench-", *flags) as embedded:
             yield Place(embedded.url, "embedded", "embedded:")
     elif url.startswith("embedded:"):
         embedded = EmbeddedServer.from_url(url)

@@ -28,10 +28,13 @@ async def running(servers: EmbeddedServer | LocalCluster) -> AsyncGenerator[None
 
 
 @asynccontextmanager
-async def temporary_server(prefix: str) -> AsyncGenerator[EmbeddedServer]:
-    """Give a running embedded server in a new directory, whose name begins with ``prefix``; both go away."""
+async def temporary_server(prefix: str, *options: str) -> AsyncGenerator[EmbeddedServer]:
+    """Give a running embedded server in a new directory, whose name begins with ``prefix``; both go away.
+
+    ``options`` are further flags of the server's command line.
+    """
     directory = Path(tempfile.mkdtemp(prefix=prefix))
-    embedded = EmbeddedServer(directory)
+    embedded = EmbeddedServer(directory, options=options)
     try:
         async with running(embedded):
             yield embedded

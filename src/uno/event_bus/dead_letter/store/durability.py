@@ -3,6 +3,10 @@
 WAIT and WAITAOF count the writes of the connection that they come on, so they follow the capture on its own
 connection. They are no consensus: what they do not confirm may still be there, so the caller hears `NotReplicated`,
 outcome unknown. A repeat by the same capture key writes, too (its count), so what is confirmed then covers the first.
+
+With ``appendfsync everysec`` a disk's word takes until the next second's fsync: 1.0 s at most on an idle machine, and
+2.0 s from replicas, who report once a second (measured on Redis 8.2). A shorter wait may miss it each time: the repeat
+that follows it comes just after an fsync again.
 """
 
 from typing import Any, NamedTuple, Self
@@ -13,8 +17,14 @@ from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.errors import ConfigError, NotReplicated
 from uno.event_bus.dead_letter.store.meaning import describe
 from uno.event_bus.dead_letter.store.node import Node, packed
+from uno.event_bus.dead_letter.store.server import ServerFacts, read_facts
 
 __all__ = ["Durability"]
+
+EVERY_SECOND_MS = 1500
+"""What a primary's disk is given for its word with ``everysec``."""
+REPLICAS_TOO_MS = 2500
+"""The same, with replicas."""
 
 
 class Durability(NamedTuple):
@@ -53,7 +63,7 @@ class Durability(NamedTuple):
         return None if got >= wanted else NotReplicated(letter_id, wanted, got, "disks" if self.on_disk else "replicas")
 
     async def check(self, node: Node) -> None:
-        """Raise `ConfigError` when the node can never confirm what is asked of it."""
+        """Raise `ConfigError` when the node can never confirm what is asked of it, or would confirm what is not so."""
         if not self.on_disk:
             return
         try:
@@ -65,3 +75,32 @@ class Durability(NamedTuple):
             ) from None
         except (RedisError, OSError):
             return  # away for now: its captures will not be confirmed until it is back
+        if why := self._broken_promise(await _fsync_policy(node), await read_facts(node)):
+            raise ConfigError(f"durability=fsynced cannot be held by {node.target.name}: {why}")
+
+    def _broken_promise(self, policy: str, facts: ServerFacts) -> str:
+        """Return why a server with this ``appendfsync`` cannot be relied on, and what is allowed; or an empty text."""
+        least_ms = REPLICAS_TOO_MS if self.replicas else EVERY_SECOND_MS
+        if policy == "no":
+            return "it has appendfsync no; allowed are always and everysec"
+        if policy == "everysec" and facts.confirms_early:
+            return (
+                f"with appendfsync everysec, {facts.name} {facts.version} confirms captures up to a second before they "
+                "are on disk (redis/redis#13793); allowed is always"
+            )
+        if policy == "everysec" and self.within_ms < least_ms:
+            return (
+                f"with appendfsync everysec, half of operation_timeout={self.within_ms / 500:g} is too short for its "
+                f"disk; allowed are {least_ms / 500:g} and more, or appendfsync always"
+            )
+        return ""
+
+
+async def _fsync_policy(node: Node) -> str:
+    """Return when the node's AOF comes to its disk; an empty text where the user may not ask."""
+    try:
+        reply = await node.send("CONFIG", "GET", "appendfsync", lane="heartbeats")
+    except (RedisError, OSError):
+        return ""
+    pairs = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
+    return str(pairs.get(b"appendfsync", b"").decode())

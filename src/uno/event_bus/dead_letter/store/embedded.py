@@ -24,7 +24,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -46,14 +46,16 @@ class EmbeddedServer:
 
     ``directory`` holds the data and is made (0700) if it does not exist; None means the default directory. All
     methods block (a start takes some 90 ms and the time to load the data, joining less than 1 ms), may be called
-    from any thread, and more than once.
+    from any thread, and more than once. ``options`` are further flags of a server that this use starts; they
+    overrule its own.
     """
 
-    def __init__(self, directory: Path | str | None = None) -> None:
+    def __init__(self, directory: Path | str | None = None, *, options: Sequence[str] = ()) -> None:
         path = default_directory() if directory is None else Path(directory)
         if not str(path).isprintable():
             raise ConfigError(f"{str(path)!r}: the path of an embedded server may not have control characters")
         self._directory = path.resolve()  # one directory, one path, whichever link leads to it
+        self._options = options
         self._socket_path: Path | None = None
         self._connection: socket.socket | None = None  # while it is open, the server lives
         self._mutex = threading.Lock()
@@ -176,7 +178,7 @@ class EmbeddedServer:
 
     def _start(self) -> socket.socket:
         """Start guard and server, as their first user."""
-        command = server_command(self._directory)
+        command = [*server_command(self._directory), *self._options]
         ours, theirs = socket.socketpair()
         try:
             with theirs:

@@ -18,6 +18,11 @@ logger = logging.getLogger(__name__)
 
 FLOOR = (6, 2)
 SAFE_POLICY = "noeviction"
+CONFIRM_EARLY = {"redis": ((7, 4, 0), (7, 4, 3)), "valkey": ((8, 0, 0), (1000,))}
+"""From which version, to before which one, WAITAOF does not wait for the disk with ``appendfsync everysec``.
+
+Source: redis/redis#13793; in Valkey 8.0 and 8.1, and still seen in 9.1.2 (tests/integration/test_durability.py).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +39,20 @@ class ServerFacts:
     """Whether it is a node of a cluster."""
 
     @property
+    def numbers(self) -> tuple[int, ...]:
+        """The version, to compare; empty where the server hides it."""
+        return tuple(int(part) for part in self.version.split(".") if part.isdigit())
+
+    @property
     def may_evict(self) -> bool:
         """Whether the server deletes keys when its memory is full: whole streams of letters, then."""
         return self.eviction_policy not in ("", SAFE_POLICY)
+
+    @property
+    def confirms_early(self) -> bool:
+        """Whether, with ``appendfsync everysec``, its WAITAOF confirms what the disk does not have yet."""
+        first, fixed = CONFIRM_EARLY.get(self.name, ((), ()))
+        return first <= self.numbers < fixed
 
 
 async def read_facts(node: Node) -> ServerFacts:
@@ -114,8 +130,7 @@ async def check_servers(nodes: Iterable[Node], *, strict: bool) -> ServerFacts:
 
 async def _check(node: Node, *, strict: bool) -> ServerFacts:
     facts = await read_facts(node)
-    numbers = tuple(int(part) for part in facts.version.split(".")[:2] if part.isdigit())
-    if numbers and numbers < FLOOR:
+    if facts.numbers and facts.numbers < FLOOR:
         raise ConfigError(f"{facts.name} at {node.target.name} is {facts.version}; allowed is 6.2 and later")
     if facts.may_evict:
         line = eviction_warning(facts, node)
