@@ -14,30 +14,17 @@ all digits (up to Python's 4300). A dict whose keys differ only as Python object
 whole, and read with the last of them.
 """
 
-import sys
 from collections.abc import Callable, Mapping
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from functools import lru_cache, partial
 from inspect import Parameter
-from math import isfinite
 from typing import Any, Final, NamedTuple, cast
-from uuid import UUID
 
 import msgspec
 import msgspec.inspect
 
 from uno.event_bus.dead_letter.errors import ConfigError, InvalidEvent
-from uno.event_bus.dead_letter.parts import (
-    LIST_LIKE,
-    Path,
-    attributes,
-    is_model,
-    private_attributes,
-    reader,
-    shown_path,
-    walk,
-)
+from uno.event_bus.dead_letter.parts import LIST_LIKE, attributes, is_model, private_attributes, shown_path, walk
+from uno.event_bus.dead_letter.unwritable import may_have_lost_something, refuse_loss, why_unwritable
 
 __all__ = [
     "BYTES",
@@ -105,7 +92,7 @@ def encode(event: object, *, type_name: str | None = None, content_type: str | N
     except InvalidEvent:
         raise
     except Exception as error:  # the event's own code runs here: serialisers, properties, __iter__
-        raise _unserialisable(event, name, error) from error
+        raise why_unwritable(event, name, error, _ENCODER.encode) from error
 
 
 def _to_json(event: Any, name: str) -> bytes:
@@ -116,8 +103,8 @@ def _to_json(event: Any, name: str) -> bytes:
     else:
         event = _with_private_attributes(event)
         payload = _ENCODER.encode(event)
-    if _may_have_lost_something(payload):
-        _refuse_loss(event, name)
+    if may_have_lost_something(payload):
+        refuse_loss(event, name)
     return payload
 
 
@@ -164,88 +151,6 @@ def _to_plain(value: Any) -> object:
 
 
 _ENCODER: Final = msgspec.json.Encoder(enc_hook=_to_plain)
-
-
-# --- refusing what would not come back -------------------------------------------------------------------
-
-_MASK: Final = b"**********"
-"""What pydantic writes in place of a secret."""
-
-_NEVER_LOST: Final[frozenset[type]] = frozenset(
-    {str, int, bool, type(None), bytes, bytearray, memoryview, datetime, date, time, timedelta, UUID, Decimal}
-)
-"""Classes of values that are written whole, or refused by the encoder itself."""
-
-
-def _may_have_lost_something(payload: bytes) -> bool:
-    """Answer whether the event is worth a walk, which costs about as much as encoding it.
-
-    NaN and infinity become ``null`` (or, if a pydantic model says so, their names); attributes are lost only
-    where attrs is loaded, secrets only where pydantic is.
-    """
-    if b"null" in payload or "attr" in sys.modules:
-        return True
-    return "pydantic" in sys.modules and any(mark in payload for mark in (_MASK, b"NaN", b"Infinity"))
-
-
-def _refuse_loss(event: object, name: str) -> None:
-    for path, value in walk(event, _NEVER_LOST):
-        kind: Any = type(value)
-        if why := _loss(kind):
-            raise InvalidEvent(name, why, field=shown_path(path))
-        if isinstance(value, float) and not isfinite(value):
-            raise InvalidEvent(name, "NaN and infinity cannot be written as JSON", field=shown_path(path))
-
-
-@lru_cache(4096)
-def _loss(kind: Any) -> str:
-    """Return what is lost of any value of this class when it is written; empty when nothing is."""
-    if hasattr(kind, "get_secret_value"):
-        return "a secret is written as asterisks: give it a serializer"
-    if private := private_attributes(kind):
-        return f"private attributes of attrs classes are not written ({', '.join(private)})"
-    return ""
-
-
-def _unserialisable(event: object, name: str, error: Exception) -> InvalidEvent:
-    """Return the error that names the first field which cannot be written."""
-    if isinstance(error, RecursionError):
-        return InvalidEvent(name, "it is nested too deeply, or holds itself")
-    try:
-        fault = _first_fault(event)
-    except Exception:  # the event's own code again
-        fault = None
-    if fault is None:
-        return InvalidEvent(name, f"it cannot be written as JSON ({type(error).__name__})")
-    why, path = fault
-    return InvalidEvent(name, why, field=shown_path(path))
-
-
-def _first_fault(event: object) -> tuple[str, Path] | None:
-    """Return why the event cannot be written, and where."""
-    for path, value in walk(event, frozenset()):
-        kind: Any = type(value)
-        if isinstance(value, Mapping):
-            for key in value:
-                if why := _refusal({key: 0}):
-                    return f"as a key, {why}", (*path, key)
-        elif reader(kind) is None and (why := _refusal(value)):
-            return why, path
-    return None
-
-
-def _refusal(value: object) -> str:
-    """Return why this value alone cannot be written; empty when it can."""
-    try:
-        _ENCODER.encode(value)
-    except UnicodeEncodeError:
-        return "a text with lone surrogates cannot be written as UTF-8"
-    except ValueError:
-        return "an integer of more than 4300 digits cannot be written"
-    except Exception:  # TypeError from msgspec, anything from a class of the application's
-        kind = type(next(iter(value)) if isinstance(value, Mapping) and value else value)
-        return f"{kind.__module__}.{kind.__qualname__} cannot be written as JSON"
-    return ""
 
 
 # --- decoding --------------------------------------------------------------------------------------------
