@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 from redis.exceptions import RedisError, ResponseError
 
 from uno.event_bus.dead_letter.config import DeadLetterConfig
-from uno.event_bus.dead_letter.errors import ConfigError, NotReplicated
+from uno.event_bus.dead_letter.errors import ConfigError, NotReplicated, StoreUnavailable
 from uno.event_bus.dead_letter.store.meaning import describe
 from uno.event_bus.dead_letter.store.node import Node, packed
 from uno.event_bus.dead_letter.store.server import ServerFacts, read_facts
@@ -68,14 +68,15 @@ class Durability(NamedTuple):
             return
         try:
             await node.send("WAITAOF", 1, 0, 1, lane="heartbeats")
+            policy, facts = await _fsync_policy(node), await read_facts(node)
         except ResponseError as error:
             raise ConfigError(
                 f"durability=fsynced needs Redis 7.2 or Valkey, with appendonly yes: {node.target.name} says "
                 f"{describe(error)!r}; allowed there are memory and replicated"
             ) from None
-        except (RedisError, OSError):
+        except (RedisError, OSError, StoreUnavailable):
             return  # away for now: its captures will not be confirmed until it is back
-        if why := self._broken_promise(await _fsync_policy(node), await read_facts(node)):
+        if why := self._broken_promise(policy, facts):
             raise ConfigError(f"durability=fsynced cannot be held by {node.target.name}: {why}")
 
     def _broken_promise(self, policy: str, facts: ServerFacts) -> str:
@@ -100,7 +101,7 @@ async def _fsync_policy(node: Node) -> str:
     """Return when the node's AOF comes to its disk; an empty text where the user may not ask."""
     try:
         reply = await node.send("CONFIG", "GET", "appendfsync", lane="heartbeats")
-    except (RedisError, OSError):
+    except ResponseError:
         return ""
     pairs = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
     return str(pairs.get(b"appendfsync", b"").decode())
