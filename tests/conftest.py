@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.clean import assert_clean
 from tests.support.places import Place, cluster, parametrize_place, place, running_place, server
@@ -22,6 +23,9 @@ NOW_MS = 1_800_000_000_000
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "unclean(why): the test leaves its `shard` broken on purpose")
+    # How long an example takes is the machine's affair.
+    settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("no clock")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

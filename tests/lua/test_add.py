@@ -134,7 +134,7 @@ async def test_a_payload_comes_back_byte_for_byte(payload: bytes, shard: Shard) 
     assert (letter.id, letter.payload) == (id, payload)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(payload=st.binary(max_size=2_000), headers=st.binary(max_size=200), text=st.text(max_size=100), name=st.text())
 async def test_any_bytes_and_any_text_come_back(
     payload: bytes, headers: bytes, text: str, name: str, shard: Shard

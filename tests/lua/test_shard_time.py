@@ -144,7 +144,7 @@ async def test_a_clock_that_is_right_is_the_shards(is_forgotten: bool, shard: Sh
         assert await time_of(shard) == ms
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.integers(-HOUR_MS, HOUR_MS) | st.integers(0, 500), max_size=12))
 async def test_it_never_goes_back_and_never_lags(steps: list[int], shard: Shard, look: Look) -> None:
     """By more than the tenth of a second after which it is written down; however the server's clock jumps."""
