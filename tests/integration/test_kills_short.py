@@ -78,7 +78,9 @@ def test_a_letter_that_kills_its_process_is_parked_alone(kills: Kills) -> None:
     with crew.at_work(1):
         kills.add([{"n": n, "do": "kill" if n == 15 else "ok", "ms": 20} for n in range(30)])
         kills.wait_for(
-            lambda stats: stats.totals["resolved"] == 29 and stats.parked == 1, within_s=GONE_S, meanwhile=crew.replace_dead
+            lambda stats: stats.totals["resolved"] == 29 and stats.parked == 1,
+            within_s=GONE_S,
+            meanwhile=crew.replace_dead,
         )
         crew.replace_dead()
     assert crew.starts()[15] == 3
