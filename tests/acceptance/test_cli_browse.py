@@ -136,7 +136,7 @@ def test_stats_watch_goes_on_until_it_is_told_to_stop(cli: Cli) -> None:
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(2)]
     process.send_signal(2)
-    _, errors = process.communicate(timeout=10)
+    _, errors = process.communicate(timeout=20)
     assert all('"open":0' in line for line in lines)
     assert (process.returncode, errors) == (130, "uno: error: interrupted\n")
 
