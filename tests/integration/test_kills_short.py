@@ -16,7 +16,7 @@ def test_a_killed_worker_costs_no_letter(kills: Kills) -> None:
     """SIGKILL under load: what it held leaves its lease within lease + 2 ticks; each letter ends once."""
     chance = seeded("killed")
     crew = kills.crew(concurrency=10, max_crashes=10, lease_seconds=2.0)
-    count, took = 0, []
+    count, took = 0, list[float]()
     with crew.at_work(2):
         while not took or took[-1] >= kills.lease_s + 2 * kills.tick_s + SLACK_S:
             assert len(took) < 3, took  # a machine that stands still may need longer, but not each time
