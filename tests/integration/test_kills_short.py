@@ -43,9 +43,11 @@ def test_a_stopped_process_changes_nothing_afterwards(kills: Kills) -> None:
         time.sleep(kills.lease_s)
         kills.add([{"n": n, "do": "ok", "ms": 400} for n in range(count)])
         stopped = crew.workers[0]
-        kills.wait_for(lambda stats: kills.leases.of(stopped.pid), within_s=GONE_S)
         stopped.send(signal.SIGSTOP)
-        assert kills.leases.of(stopped.pid)
+        while not kills.leases.of(stopped.pid):
+            stopped.send(signal.SIGCONT)
+            kills.wait_for(lambda stats: kills.leases.of(stopped.pid), within_s=GONE_S)
+            stopped.send(signal.SIGSTOP)
         kills.leases.wait_until_gone(stopped.pid, GONE_S)
         stopped.send(signal.SIGCONT)
         kills.wait_for(lambda stats: stats.totals["resolved"] == count, within_s=GONE_S)

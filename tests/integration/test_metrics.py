@@ -120,7 +120,7 @@ async def test_counters_equal_the_books(queues: Queues) -> None:
     assert total(names.PROCESSING_ERRORS) == 35
     assert page.value(names.PROCESSING_SECONDS, "_count") == 60
     assert page.value(names.SCHEDULE_LAG, "_count") == 60
-    assert 0.12 <= page.value(names.PROCESSING_SECONDS, "_sum") < 30
+    assert 0.12 <= page.value(names.PROCESSING_SECONDS, "_sum") < 300
 
     assert page.by(names.CAPTURES, "type") == Counter(paid=10, shipped=10, refused=3, void=4, slow=2, typed=1)
     assert page.by(names.CAPTURES, "subscription") == {"billing": 10, "": 20}
