@@ -131,6 +131,7 @@ def test_stats_count_letters_and_totals(cli: Cli) -> None:
     assert "captured" in cli("stats", "-o", "table").out
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_stats_watch_goes_on_until_it_is_told_to_stop(cli: Cli) -> None:
     process = cli.spawn("stats", "--watch", "--every", "0.1")
     assert process.stdout is not None

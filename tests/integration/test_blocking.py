@@ -394,6 +394,7 @@ def test_an_interrupt_ends_a_call(server: Server) -> None:
         import redis
         path = sys.argv[1].removeprefix("unix://")
         client = redis.Redis(unix_socket_path=path)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
         client.execute_command("CLIENT", "PAUSE", "60000", "WRITE")
         began = time.monotonic()
         try:
