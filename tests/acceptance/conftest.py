@@ -1,5 +1,7 @@
 """What tests of commands ask for: `cli`, which runs them, and a folder with an application."""
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,14 @@ from tests.support.cli import APP, Cli
 def cli(redis_url: str) -> Cli:
     """Commands on the test's own server."""
     return Cli(redis_url)
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT ends processes that are started now; jobs that a shell runs in the background, it would not."""
+    was = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, was)
 
 
 @pytest.fixture

@@ -131,12 +131,13 @@ def test_stats_count_letters_and_totals(cli: Cli) -> None:
     assert "captured" in cli("stats", "-o", "table").out
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_stats_watch_goes_on_until_it_is_told_to_stop(cli: Cli) -> None:
     process = cli.spawn("stats", "--watch", "--every", "0.1")
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(2)]
     process.send_signal(2)
-    _, errors = process.communicate(timeout=10)
+    _, errors = process.communicate(timeout=20)
     assert all('"open":0' in line for line in lines)
     assert (process.returncode, errors) == (130, "uno: error: interrupted\n")
 

@@ -1,10 +1,12 @@
 """Errors are one line with a status that a script can act on."""
 
 import json
+import os
+import subprocess
 
 import pytest
 
-from tests.support.cli import Cli, Ran
+from tests.support.cli import COMMAND, Cli, Ran
 from tests.support.servers import Server
 
 NOWHERE = "redis://user:secret@127.0.0.1:1/0"
@@ -126,8 +128,13 @@ def test_an_error_never_sends_control_characters_to_the_terminal(cli: Cli) -> No
 
 def test_a_reader_that_had_enough_ends_the_command_quietly(cli: Cli) -> None:
     cli.seed(*[("good", {"n": n}) for n in range(3)])
-    with cli.spawn("list", "-o", "jsonl") as process:
-        assert process.stdout is not None and process.stderr is not None
-        process.stdout.close()
-        assert process.wait(20) == 141
-        assert process.stderr.read() == ""
+    reader, writer = os.pipe()
+    os.close(reader)  # before anything is written
+    try:
+        command = [*COMMAND, "list", "-o", "jsonl"]
+        ran = subprocess.run(
+            command, env=cli.environment(), stdout=writer, stderr=subprocess.PIPE, timeout=40, check=False
+        )
+    finally:
+        os.close(writer)
+    assert (ran.returncode, ran.stderr) == (141, b"")

@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.support.cli import Cli, wait_for_line
 from tests.support.probes import get, get_until
 from tests.support.servers import Server
 from tests.support.waiting import eventually
+from uno.event_bus.dead_letter.telemetry.ration import WINDOW_S
 
 APP = """
 import logging
@@ -101,12 +103,12 @@ def test_a_worker_serves_metrics_and_probes_and_health_asks_them(cli: Cli, shop:
 
 
 def test_a_handler_that_blocks_the_loop_fails_livez_while_metrics_answer(cli: Cli, shop: Path) -> None:
-    """For longer than a lease; health then exits 1."""
+    """For longer than a lease; health then exits 1. It ends with the process."""
     with working(cli, shop, DLQ_LEASE_SECONDS="0.5") as worker:
         worker.ready()
-        cli.seed(("block", {"s": 5}), delay=0)
+        cli.seed(("block", {"s": 600}), delay=0)
         told = get_until(worker.url, "/livez", 503).record
-        assert not told["ok"] and told["why"].startswith("the event loop has been blocked for 1.")
+        assert not told["ok"] and re.match(r"the event loop has been blocked for [1-9]", told["why"])
         ran = cli("health", "--url", worker.url, "--live")
         assert ran.status == 1 and "blocked" in ran.record["why"]
         assert get(worker.url, "/metrics").status == 200
@@ -137,13 +139,14 @@ def test_readyz_follows_redis_and_livez_does_not(shop: Path, server: Server) -> 
 
 
 def test_health_exits_5_when_no_worker_answers_and_1_when_somebody_else_does(cli: Cli) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = str(listener.getsockname()[1])
-    ran = cli("health", "--port", port)
-    assert ran.status == 5 and f"nobody answers at http://127.0.0.1:{port}: Connection refused" in ran.err
-    assert ran.err.count("\n") == 1
-    ran = cli("health", "--url", "http://u:s3cret@127.0.0.1:" + port)
-    assert ran.status == 5 and "s3cret" not in ran.err
+    with socket.socket() as taken:  # nobody listens there, and nobody else can
+        taken.bind(("127.0.0.1", 0))
+        port = str(taken.getsockname()[1])
+        ran = cli("health", "--port", port)
+        assert ran.status == 5 and f"nobody answers at http://127.0.0.1:{port}: Connection refused" in ran.err
+        assert ran.err.count("\n") == 1
+        ran = cli("health", "--url", "http://u:s3cret@127.0.0.1:" + port)
+        assert ran.status == 5 and "s3cret" not in ran.err
 
 
 @pytest.mark.parametrize(
@@ -203,10 +206,12 @@ def test_lines_that_handlers_log_name_their_letter(cli: Cli, shop: Path) -> None
 def test_a_flood_of_parked_letters_is_a_few_lines(cli: Cli, shop: Path) -> None:
     """And the end says how many there were."""
     cli.seed(*[("hopeless", {"secret": "x"})] * 300, delay=0)
+    began = time.monotonic()
     with working(cli, shop, DLQ_LOG_FORMAT="plain") as worker:
         cli.do(_until_parked(300))
+        took_s = time.monotonic() - began
         text = worker.stop()
-    assert text.count("is parked") == 5 and "parked 300" in text
+    assert 5 <= text.count("is parked") <= 5 * (1 + took_s / WINDOW_S) and "parked 300" in text
     assert "Z INFO    uno." in text
 
 

@@ -77,7 +77,7 @@ def test_a_second_signal_leaves_at_once(cli: Cli, shop: Path) -> None:
     process.send_signal(signal.SIGTERM)
     wait_for_line(process, "stopping in order")
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=5)
+    _, errors = process.communicate(timeout=20)
     assert process.returncode == 128 + signal.SIGTERM and "leaving at once" in errors
     assert cli("list").records[0]["state"] == "leased"
 
@@ -98,7 +98,7 @@ def test_a_worker_that_waits_can_be_stopped(cli: Cli, shop: Path) -> None:
     process = cli.spawn("worker", "--app", "shop:queue", cwd=shop, DLQ_REDIS_URL="redis://127.0.0.1:1")
     wait_for_line(process, "waiting")
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=10)
+    process.communicate(timeout=20)
     assert process.returncode == 0
 
 
@@ -182,7 +182,7 @@ def _until_open(letters: int):
     async def wait(queue):
         import anyio
 
-        with anyio.fail_after(15):
+        with anyio.fail_after(20):
             while True:
                 stats = await queue.stats()
                 if stats.open <= letters and not stats.leased and not stats.waiting:

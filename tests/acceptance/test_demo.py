@@ -3,6 +3,7 @@
 import json
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,13 @@ def last_line(printed: str) -> str:
     return printed.rstrip("\n").rpartition("\n")[2]
 
 
-def directories() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("uno-demo-*"))
+@pytest.fixture
+def leaves_no_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Temporary directories are made where nobody else makes any, and are gone at the end."""
+    with tempfile.TemporaryDirectory(prefix="uno-") as path:  # short enough for sockets
+        monkeypatch.setattr(tempfile, "tempdir", path)
+        yield
+        assert list(Path(path).iterdir()) == []
 
 
 def keys_of(server: Server) -> list[bytes]:
@@ -49,12 +55,11 @@ async def test_it_leaves_nothing_on_a_redis_of_the_users(server: Server) -> None
     assert keys_of(server) == [b"mine"]
 
 
+@pytest.mark.usefixtures("leaves_no_directory")
 async def test_it_brings_a_server_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a URL it starts an embedded server, and removes it with its directory."""
-    before = directories()
     assert await run_demo(url=None, events=None, letters=6, seed=2, progress=False) == 0
     assert "an embedded server" in capsys.readouterr().out
-    assert directories() <= before
 
 
 async def test_lines_of_a_file_come_back_to_the_byte(

@@ -24,7 +24,7 @@ from tests.support.cli import Cli, wait_for_line
 from tests.support.guide import block
 from tests.support.servers import Server
 from tests.support.shown import Step, Terminal, blocks_of, missing_from
-from tests.support.waiting import eventually, running, running_in_a_thread
+from tests.support.waiting import SOON_S, eventually, patiently, running, running_in_a_thread
 from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterError, DeadLetterQueue
 from uno.event_bus.dead_letter.store.layout import shard_key
 
@@ -32,8 +32,6 @@ PAGE = Path(__file__).parents[2] / "docs/troubleshooting.md"
 BLOCKS = blocks_of(PAGE)
 
 LEASE_S = 0.5
-WITHIN_S = 10.0
-"""A bound for what takes milliseconds."""
 
 LOOKS = {"health", "list", "show", "stats", "verify", "workers"}
 """Commands that change nothing."""
@@ -51,7 +49,7 @@ class Scene:
 
     def queue(self, **settings: Any) -> DeadLetterQueue:
         """A queue object of its own, as of another process."""
-        chosen: dict[str, Any] = {"shards": 2, "lease_seconds": LEASE_S, "operation_timeout": 2.0}
+        chosen: dict[str, Any] = {"shards": 2, "lease_seconds": LEASE_S, "max_crashes": 10}
         return DeadLetterQueue(self.server.url, DeadLetterConfig(**chosen | settings))
 
     async def capture(self, count: int, **settings: Any) -> list[str]:
@@ -78,7 +76,7 @@ class Scene:
     async def check(self, step: Step) -> None:
         """Wait until what the page shows is so; a command that only looks may be run again for that."""
         assert step.shown, f"{step.words}: the page shows nothing of it"
-        deadline = monotonic() + WITHIN_S
+        deadline = monotonic() + SOON_S
         while True:
             said = self.said.get(step.words)
             if said is None:
@@ -235,10 +233,13 @@ async def redis_is_away(scene: Scene) -> AsyncGenerator[None]:
     """Killed under a producer and a worker, and started again; another producer never had a connection."""
     with Server(scene.server.name) as scene.server:
         scene.cli.settings["DLQ_REDIS_URL"] = scene.server.url
-        async with scene.queue(operation_timeout=0.5) as queue, scene.queue() as producer:
+        scene.cli.settings["DLQ_OPERATION_TIMEOUT"] = "2"
+        queue, producer = scene.queue(operation_timeout=0.5), scene.queue(operation_timeout=2)
+        await patiently(queue.open)
+        async with queue, producer:
             queue.add_handler(print, "none")
             async with running(queue):
-                await producer.add({}, type="none", delay=60)
+                await patiently(partial(producer.add, {}, type="none", delay=60))
                 scene.server.stop()
                 await scene.raises("what add raises, on a connection that breaks", producer)
                 await eventually(lambda: "Connection refused" in scene.log())
@@ -289,7 +290,7 @@ async def a_lease_that_ran_out(scene: Scene) -> AsyncGenerator[None]:
 
     def stop() -> None:
         begun.set()
-        goes_on.wait(WITHIN_S)
+        goes_on.wait(SOON_S)
 
     def stopped() -> DeadLetterQueue:
         queue = scene.queue()
@@ -314,7 +315,7 @@ async def a_lease_that_ran_out(scene: Scene) -> AsyncGenerator[None]:
 
 @trouble("the service")
 async def the_service(scene: Scene) -> AsyncGenerator[None]:
-    """A process of it, which lets twenty requests a second in; each request of the page is sent to it."""
+    """A process of it, which lets five requests a second in; each request of the page is sent to it."""
     with Server(scene.server.name) as scene.server, tempfile.TemporaryDirectory() as folder:
         tokens = {role: _token(scene, role, f"{folder}/tokens") for role in ("capture", "read")}
         process = scene.cli.spawn(
@@ -322,7 +323,7 @@ async def the_service(scene: Scene) -> AsyncGenerator[None]:
             DLQ_REDIS_URL=scene.server.url,
             DLQ_SERVICE_PORT="0",
             DLQ_SERVICE_TOKENS_FILE=f"{folder}/tokens",
-            DLQ_SERVICE_RATE="20",
+            DLQ_SERVICE_RATE="5",
             DLQ_SERVICE_MAX_BODY_BYTES="2000",
             DLQ_OPERATION_TIMEOUT="0.2",
         )
@@ -361,7 +362,7 @@ def _curl(words: list[str], service: str) -> str:
             body = b"x" * 5000  # whatever is in that file
     request = Request(words[-1].replace("http://dlq-service:8000", service), body, headers)
     try:
-        with urlopen(request, timeout=WITHIN_S) as answer:
+        with urlopen(request, timeout=SOON_S) as answer:
             return str(answer.read().decode())
     except HTTPError as refused:
         return str(refused.read().decode())

@@ -33,10 +33,19 @@ class Shown:
     """Letters that may be lost: ``none``, those ``in a window``, or ``any``."""
     resumed_s: float = 0.0
     notes: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    """Of the notes, those that made the verdict."""
 
     @property
     def is_bad(self) -> bool:
         return self.verdict not in ("ok", "skipped")
+
+    @property
+    def is_late(self) -> bool:
+        """Whether all that was broken is a bound of time: a machine that stands still may break it, too."""
+        return bool(self.failures) and all(
+            failure.startswith("resumed after ") or ": not within " in failure for failure in self.failures
+        )
 
 
 @dataclass
@@ -85,7 +94,7 @@ def _on(run: Run, row: Row, *, keep: bool) -> Shown:
     except Exception as error:
         verdict = "ERROR"
         run.failures.append(f"{type(error).__name__}: {error}")
-        run.failures.append("".join(traceback.format_tb(error.__traceback__)[-2:]))
+        run.remarks.append("".join(traceback.format_tb(error.__traceback__)[-2:]))
     finally:
         run.close(keep=keep)
     notes = [*run.remarks, *run.failures]
@@ -93,7 +102,9 @@ def _on(run: Run, row: Row, *, keep: bool) -> Shown:
         notes += run.figures.examples
     lost = run.promise.lost
     may_lose = lost if isinstance(lost, str) else "none" if lost == 0 else "any"
-    return Shown(row, run.seed, verdict, 0.0, run.figures, may_lose, max(run.resumed_s, default=0.0), notes)
+    return Shown(
+        row, run.seed, verdict, 0.0, run.figures, may_lose, max(run.resumed_s, default=0.0), notes, run.failures
+    )
 
 
 def try_mutant(places: Places, name: str, mutant: Mutant, seed: int) -> Tried:

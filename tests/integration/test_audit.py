@@ -15,6 +15,7 @@ from tests.integration.conftest import Queues
 from tests.support.places import Place
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
+from tests.support.waiting import patiently
 from uno.event_bus.dead_letter import (
     ConfigError,
     DeadLetterConfig,
@@ -242,14 +243,14 @@ async def test_while_the_stream_is_away_a_verb_certainly_does_nothing(queues: Qu
     with Proxy(place.url) as proxy:
         queue = queues(proxy.redis, shards=1, operation_timeout=0.3)
         id = await queues(shards=1).add(1, delay=3600)
-        await queue.stats()
+        await patiently(queue.open)
         proxy.silence("audit")
         with pytest.raises(StoreUnavailable, match="the audit stream did not take the intent") as caught:
             await queue.discard(id, "test")
         assert caught.value.certain
         proxy.heal()
-        assert (await queue.get(id)).state is LetterState.WAITING
-        await queue.discard(id, "test")
+        assert (await patiently(partial(queue.get, id))).state is LetterState.WAITING
+        await queues(shards=1).discard(id, "test")
 
 
 async def test_a_verb_that_is_done_stands_where_its_outcome_cannot_be_written(

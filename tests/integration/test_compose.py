@@ -73,7 +73,7 @@ def test_workers_start_by_their_profile_alone_once_the_cluster_is_made() -> None
 class TestInit:
     def test_it_makes_a_cluster_and_repeated_changes_nothing_but_heals_addresses(self, tmp_path: Path) -> None:
         port = str(free_port())
-        with nodes(tmp_path, "127.0.77", port):
+        with nodes(tmp_path, "127.0.77", port, timeout_ms="5000"):  # nobody takes over from a node that is slow
             made = init(tmp_path, "127.0.77", port)
             assert [row.flags for row in made.values()].count("master") == 3
             assert [row.flags for row in made.values()].count("slave") == 3
@@ -96,7 +96,7 @@ class Row(NamedTuple):
 
 
 @contextmanager
-def nodes(folder: Path, net: str, port: str) -> Iterator[None]:
+def nodes(folder: Path, net: str, port: str, timeout_ms: str = "1000") -> Iterator[None]:
     """The six nodes as the file starts them, but with data that stay in `folder`, and a shorter timeout."""
     binary = binaries.binary(binaries.EMBEDDED)
     services = compose(port)["services"]
@@ -105,7 +105,7 @@ def nodes(folder: Path, net: str, port: str) -> Iterator[None]:
             server, *flags = services[name]["command"]
             assert server == "valkey-server"
             address = f"{net}.1{i}"
-            flags += ["--bind", address, "--bind-source-addr", address, "--cluster-node-timeout", "1000"]
+            flags += ["--bind", address, "--bind-source-addr", address, "--cluster-node-timeout", timeout_ms]
             (folder / name).mkdir(exist_ok=True)
             node = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", binary, *flags],
@@ -128,7 +128,7 @@ def init(folder: Path, net: str, port: str) -> dict[str, Row]:
         env=service["environment"] | {"PATH": f"{cli(folder).parent}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=50,
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr

@@ -4,6 +4,7 @@ import logging
 import random
 from collections import Counter
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 import anyio
@@ -16,9 +17,10 @@ from tests.support.loops import BOTH_LOOPS
 from tests.support.places import Place
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
-from tests.support.waiting import eventually, running
+from tests.support.waiting import eventually, patiently, running
 from uno.event_bus.dead_letter import DeadLetterError, DeadLetterQueue
 from uno.event_bus.dead_letter.store.connect import seeds_of
+from uno.event_bus.dead_letter.store.meaning import NotConnected
 from uno.event_bus.dead_letter.store.node import SIZES, Node
 
 COMMANDS, HEARTBEATS = 16, 4
@@ -46,7 +48,7 @@ async def _is_empty(queue: DeadLetterQueue) -> bool:
 
 async def test_callers_wait_their_turn_for_a_connection(queues: Queues) -> None:
     """A hundred callers in a loop on sixteen connections: each gets as many calls as the others, and none gives up."""
-    queue = queues(operation_timeout=1.0)
+    queue = queues(operation_timeout=10.0)
     await queue.open()
     calls = [0] * 100
 
@@ -66,14 +68,23 @@ async def test_an_idle_worker_asks_little_of_its_server(queues: Queues) -> None:
     queue = queues(shards=4)
     queue.add_handler(lambda event: None)
     async with running(queue):
+        await eventually(lambda: sum("xread" in each for each in queues.connections()) == 4)
         await anyio.sleep(0.3)
-        before, errors_before = stats_of(queues.place, "stats"), stats_of(queues.place, "errorstats")
-        await anyio.sleep(2)
-        after = stats_of(queues.place, "stats")
-        assert stats_of(queues.place, "errorstats") == errors_before
-    assert after["total_connections_received"] == before["total_connections_received"]
-    per_shard_and_second = (after["total_commands_processed"] - before["total_commands_processed"]) / 4 / 2
-    assert per_shard_and_second < 60  # commands inside scripts are counted, too
+        connections, errors, commands_a_second = await two_seconds_of(queues.place)
+        for _ in range(2):  # what the worker does first may take a while on a machine that stands still
+            if connections or errors:
+                connections, errors, commands_a_second = await two_seconds_of(queues.place)
+    assert (connections, errors) == (0, {})
+    assert commands_a_second / 4 < 60  # commands inside scripts are counted, too
+
+
+async def two_seconds_of(place: Place) -> tuple[int, Counter[str], float]:
+    """How many connections are made meanwhile; errors by their names; commands a second."""
+    before, errors_before, began = stats_of(place, "stats"), stats_of(place, "errorstats"), monotonic()
+    await anyio.sleep(2)
+    counted, errors, took = stats_of(place, "stats"), stats_of(place, "errorstats"), monotonic() - began
+    counted.subtract(before)
+    return counted["total_connections_received"], errors - errors_before, counted["total_commands_processed"] / took
 
 
 def stats_of(place: Place, section: str) -> Counter[str]:
@@ -145,15 +156,20 @@ async def test_cancelled_calls_cross_no_replies_and_leak_no_connection(server: S
     chance = random.Random(seed)
     with Proxy(server.url, seed=seed) as proxy:
         proxy.max_delay_s = 0.004
-        async with Node(seeds_of(proxy.url).targets[0], timeout_s=5, client_name="uno-dlq-fuzz") as node:
+        async with Node(seeds_of(proxy.url).targets[0], timeout_s=20, client_name="uno-dlq-fuzz") as node:
             answered = cancelled = 0
 
             async def echo(token: str, patience_s: float) -> None:
                 nonlocal answered, cancelled
                 with anyio.move_on_after(patience_s) as scope:
-                    assert await node.send("ECHO", token) == token.encode()
+                    assert await reply_to(token) == token.encode()
                     answered += 1
                 cancelled += scope.cancelled_caught
+
+            async def reply_to(token: str) -> Any:
+                while True:
+                    with suppress(NotConnected):  # a machine that stands still makes no connection within a second
+                        return await node.send("ECHO", token)
 
             async with anyio.create_task_group() as group:
                 for n in range(1000):
@@ -208,6 +224,7 @@ async def test_no_password_is_told_while_the_network_fails(
             )
             done: list[Any] = []
             queue.add_handler(done.append)
+            await patiently(queue.open)
             async with running(queue):
                 for _ in range(5):
                     proxy.reset_all()

@@ -4,15 +4,16 @@ import signal
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 import pytest
-from redis.exceptions import BusyLoadingError
+from redis.exceptions import BusyLoadingError, ResponseError
 
 from tests.integration.conftest import Queues
 from tests.support.places import Place
 from tests.support.servers import Server
-from tests.support.waiting import eventually
-from uno.event_bus.dead_letter import ConfigError, DeadLetterQueue, NotReplicated, PartialCapture
+from tests.support.waiting import eventually, in_time, patiently
+from uno.event_bus.dead_letter import ConfigError, DeadLetterQueue, NotReplicated, PartialCapture, StoreUnavailable
 from uno.event_bus.dead_letter.store.local_node import free_port
 
 
@@ -21,9 +22,8 @@ def replica(server: Server) -> Iterator[Server]:
     """A replica of the test's server, in step with it."""
     with Server(server.name, "--repl-diskless-sync-delay", "0") as replica:
         server.client.config_set("repl-diskless-sync-delay", 0)
-        port = free_port()  # a replica needs TCP
         server.client.config_set("bind", "127.0.0.1")
-        server.client.config_set("port", port)
+        port = _listen(server)  # a replica needs TCP
         replica.client.execute_command("REPLICAOF", "127.0.0.1", port)
         server.client.set("probe", 1)
         while not _has(replica, "probe"):
@@ -32,6 +32,15 @@ def replica(server: Server) -> Iterator[Server]:
     server.client.config_set("port", 0)
     while server.client.info("replication")["connected_slaves"]:
         time.sleep(0.005)
+
+
+def _listen(server: Server) -> int:
+    """Have the server listen on a port that is free, also when another takes the first that was."""
+    while True:
+        port = free_port()
+        with suppress(ResponseError):
+            server.client.config_set("port", port)
+            return port
 
 
 def _has(replica: Server, key: str) -> bool:
@@ -58,22 +67,18 @@ async def test_what_is_not_confirmed_is_told_and_may_be_repeated(
     queue = queues(durability="replicated", durable_replicas=wanted, operation_timeout=0.4, shards=1)
     replica.send(signal.SIGSTOP)
     try:
-        with pytest.raises(NotReplicated) as told:
-            await queue.add({"n": 1}, event_id="one", delay=60)
-        assert (told.value.got, told.value.wanted) == (0, wanted)
+        told = await patiently(partial(_not_replicated, queue))
+        assert (told.got, told.wanted) == (0, wanted)
         # A repeat comes on another connection, perhaps: it must not pass for the replica's word either.
         await queue.aclose()
-        with pytest.raises(NotReplicated) as again:
-            await queue.add({"n": 1}, event_id="one", delay=60)
-        assert again.value.letter_id == told.value.letter_id
-        with pytest.raises(PartialCapture) as many:
-            await queue.add_many([1, 2], delay=60)
-        assert {type(error) for error in many.value.errors.values()} == {NotReplicated}
+        again = await patiently(partial(_not_replicated, queue))
+        assert again.letter_id == told.letter_id
+        await patiently(partial(_none_is_replicated, queue, ["two", "three"]))
     finally:
         replica.send(signal.SIGCONT)
     if wanted == 1:
-        await eventually(lambda: _is_confirmed(queue, told.value.letter_id), within_s=10)
-    assert (await queue.stats()).open == 3
+        await eventually(lambda: _is_confirmed(queue, told.letter_id))
+    assert (await queues(shards=1).stats()).open == 3
 
 
 async def test_a_repeat_after_a_growth_is_confirmed_in_its_home_of_before(
@@ -84,17 +89,30 @@ async def test_a_repeat_after_a_growth_is_confirmed_in_its_home_of_before(
     names = [f"event-{n}" for n in range(8)]
     replica.send(signal.SIGSTOP)
     try:
-        with pytest.raises(PartialCapture):
-            await queue.add_many([{}] * 8, event_ids=names, delay=60)
-        await queue.reshard(8)
-        with pytest.raises(PartialCapture) as again:
-            await queue.add_many([{}] * 8, event_ids=names, delay=60)
-        assert {type(error) for error in again.value.errors.values()} == {NotReplicated}
-        assert len(again.value.errors) == 8
+        await patiently(partial(_none_is_replicated, queue, names))
+        await patiently(partial(queue.reshard, 8))
+        await patiently(partial(_none_is_replicated, queue, names))
     finally:
         replica.send(signal.SIGCONT)
-    await eventually(lambda: _are_confirmed(queue, names), within_s=10)
-    assert (await queue.stats()).open == 8
+    await eventually(lambda: _are_confirmed(queue, names))
+    assert (await queues(shards=1).stats()).open == 8
+
+
+async def _not_replicated(queue: DeadLetterQueue) -> NotReplicated:
+    """Capture a letter that no replica confirms; its server may be slower than the queue waits for a reply."""
+    with pytest.raises(NotReplicated) as told:
+        await queue.add({"n": 1}, event_id="one", delay=60)
+    return told.value
+
+
+async def _none_is_replicated(queue: DeadLetterQueue, names: list[str]) -> None:
+    with pytest.raises(PartialCapture) as told:
+        await queue.add_many([{}] * len(names), event_ids=names, delay=60)
+    assert len(told.value.errors) == len(names)
+    for error in told.value.errors.values():
+        if isinstance(error, StoreUnavailable):
+            raise error
+        assert type(error) is NotReplicated
 
 
 async def _are_confirmed(queue: DeadLetterQueue, names: list[str]) -> bool:
@@ -108,15 +126,15 @@ async def _is_confirmed(queue: DeadLetterQueue, letter_id: str = "") -> bool:
     """Repeat a capture by its event id; answer whether it is confirmed now, as the letter that it was."""
     try:
         return (await queue.add({"n": 1}, event_id="one", delay=60)).startswith(letter_id)
-    except NotReplicated:
+    except (NotReplicated, StoreUnavailable):
         return False
 
 
 async def test_without_replicas_nothing_is_confirmed(queues: Queues, server: Server) -> None:
     """A single server cannot replicate: each capture says so."""
     await eventually(lambda: not server.client.info("replication")["connected_slaves"])  # of an earlier test
-    with pytest.raises(NotReplicated, match="0 of 1 replicas"):
-        await queues(durability="replicated", operation_timeout=0.2).add({}, delay=60)
+    told = await patiently(partial(_not_replicated, queues(durability="replicated", operation_timeout=0.2)))
+    assert "0 of 1 replicas" in str(told)
 
 
 async def test_an_fsynced_capture_needs_a_server_with_an_aof(queues: Queues, place: Place) -> None:
@@ -144,18 +162,21 @@ async def test_a_disk_that_may_confirm_in_time_by_luck_alone_is_refused(queues: 
 
 
 async def test_a_server_that_confirms_what_its_disk_has_not_is_refused(queues: Queues, server: Server) -> None:
-    """Valkey's WAITAOF with everysec (redis/redis#13793): twenty are confirmed sooner than twenty fsyncs may come."""
+    """Valkey's WAITAOF with everysec (redis/redis#13793): ten are confirmed sooner than ten fsyncs may come."""
     if not server.name.startswith("valkey"):
         pytest.skip("of Valkey")
     with configured(server, "everysec"):
         with pytest.raises(ConfigError, match="up to a second before they are on disk"):
             await queues(durability="fsynced", durable_replicas=0).add({}, delay=60)
         await eventually(lambda: server.client.execute_command("WAITAOF", 1, 0, 100)[0])
-        began = time.monotonic()
-        for n in range(20):
-            server.client.set("probe", n)
-            assert server.client.execute_command("WAITAOF", 1, 0, 5000)[0] == 1
-        assert time.monotonic() - began < 10, "it waits for the disk now: `CONFIRM_EARLY` should let it be"
+
+        async def confirm_ten() -> None:
+            for n in range(10):
+                server.client.set("probe", n)
+                assert server.client.execute_command("WAITAOF", 1, 0, 8000)[0] == 1
+
+        # Else it waits for the disk now: `CONFIRM_EARLY` should let it be.
+        await in_time(confirm_ten, 5)
 
 
 async def test_a_disk_that_is_left_to_the_system_is_refused(queues: Queues, place: Place) -> None:

@@ -25,7 +25,7 @@ from uno.event_bus.dead_letter.store import embedded, embedded_binary, embedded_
 from uno.event_bus.dead_letter.store.embedded import EmbeddedServer
 
 SOURCES = Path(embedded.__file__).parents[4]
-SOON_SECONDS = 10.0  # a bound for what takes milliseconds: only a failing test waits for it
+SOON_SECONDS = 20.0  # a bound for what takes milliseconds: only a failing test waits for it
 
 # A user in a process of its own: starts on the line "start" and says run_id and pid of the server, stops on "stop",
 # makes on "fork" a child that lives until a signal ends it, and otherwise waits for its end.
@@ -251,7 +251,7 @@ def test_a_stop_among_others_leaves_the_server_and_does_not_wait(directory: Path
         started = other.start()
         before = time.monotonic()
         assert other.ask("stop") == "stopped"
-        assert time.monotonic() - before < 1
+        assert time.monotonic() - before < embedded.STOP_SECONDS / 2
         assert facts(server) == started
 
 
@@ -351,7 +351,8 @@ def test_all_killed_at_once_leaves_files_that_the_next_start_copes_with(
     ask(server, "SET", "k", "v")
     server.stop()
     for victim in (parent_of(pid), pid):
-        os.kill(victim, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # the first takes the other along
+            os.kill(victim, signal.SIGKILL)
     user.end()
     assert (directory / "guard.sock").exists()
     with server:

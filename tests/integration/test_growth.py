@@ -43,7 +43,7 @@ async def test_a_growth_between_a_lost_reply_and_its_repeat_captures_nothing_twi
 ) -> None:
     """Also letters whose ids the engine made: no key tells of them in a new home, so they stay where they are tried."""
     with Proxy(server.url) as proxy:
-        queue, operator = queues(proxy.url, shards=1, operation_timeout=5.0), queues(shards=1)
+        queue, operator = queues(proxy.url, shards=1, operation_timeout=20.0), queues(shards=1)
         await queue.add({}, delay=60)
         proxy.lose_replies("add", 1)
         names = [f"event-{n}" for n in range(20)] if named else None
@@ -87,7 +87,7 @@ async def test_ordering_keys_keep_their_homes(queues: Queues) -> None:
 
 async def test_a_queue_grows_under_load(queues: Queues) -> None:
     """Twice, with a worker and a producer that know nothing of it: no error, nothing lost, nothing run twice."""
-    async with under_load(queues, shards=1) as load:
+    async with under_load(queues, shards=1, operation_timeout=10.0, lease_seconds=10.0) as load:
         operator = queues(shards=1)
         for shards in (2, 16):
             await operator.reshard(shards)

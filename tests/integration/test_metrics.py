@@ -12,12 +12,12 @@ import anyio.to_thread
 import pytest
 
 from tests.integration.conftest import Queues
-from tests.integration.test_cluster import answers, primary_of_shard
+from tests.integration.test_cluster import answers, no_failover, primary_of_shard
 from tests.support.clusters import Cluster
 from tests.support.pages import Page
 from tests.support.probes import get
 from tests.support.servers import Server
-from tests.support.waiting import eventually, running
+from tests.support.waiting import SOON_S, eventually, in_time, running
 from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue, Discard, PartialCapture
 from uno.event_bus.dead_letter.store import browse
 from uno.event_bus.dead_letter.surveyor import Surveyor
@@ -27,6 +27,13 @@ from uno.event_bus.dead_letter.telemetry.exposition import Exposition
 from uno.event_bus.dead_letter.telemetry.names import OTHER, TABLE
 from uno.event_bus.dead_letter.telemetry.registry import Exposed, registry_for
 from uno.event_bus.dead_letter.worker.session import Report
+
+
+@pytest.fixture(autouse=True)
+def patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A survey waits for servers that are slow, unless the test is about one that is away."""
+    if not {"stoppable", "cluster"} & set(request.fixturenames):
+        monkeypatch.setattr(Surveyor.__init__, "__kwdefaults__", {"within_s": SOON_S})
 
 
 async def page_of(exposed: Exposed) -> Page:
@@ -113,7 +120,7 @@ async def test_counters_equal_the_books(queues: Queues) -> None:
     assert total(names.PROCESSING_ERRORS) == 35
     assert page.value(names.PROCESSING_SECONDS, "_count") == 60
     assert page.value(names.SCHEDULE_LAG, "_count") == 60
-    assert 0.12 <= page.value(names.PROCESSING_SECONDS, "_sum") < 30
+    assert 0.12 <= page.value(names.PROCESSING_SECONDS, "_sum") < 300
 
     assert page.by(names.CAPTURES, "type") == Counter(paid=10, shipped=10, refused=3, void=4, slow=2, typed=1)
     assert page.by(names.CAPTURES, "subscription") == {"billing": 10, "": 20}
@@ -135,7 +142,7 @@ async def test_a_worker_shows_the_table_and_nothing_else(queues: Queues, tmp_pat
     async with running(queue):
         await fill(queue)
         await eventually(lambda: _has_parked(queue))
-        page = await page_of(exposed)
+        page = await eventually(lambda: _page_when(exposed, names.SHARD_WORKERS, 2))
     ours = {name: family for name, family in page.families.items() if name.startswith("dlq_")}
     assert ours.keys() == TABLE.keys()
     for name, row in TABLE.items():
@@ -148,8 +155,8 @@ async def test_a_worker_shows_the_table_and_nothing_else(queues: Queues, tmp_pat
     assert page.value(names.WORKERS) == 1 and page.by(names.SHARD_WORKERS, "shard") == {"0": 1, "1": 1}
     assert page.value(names.HANDLERS_LIMIT) == queue.config.concurrency
     assert "process_cpu_seconds" in page.families
-    page = await page_of(exposed)
-    assert (page.value(names.WORKERS), page.value(names.HANDLERS_LIMIT)) == (0, 0)
+    page = await eventually(lambda: _page_when(exposed, names.WORKERS, 0))  # its resignation may be late
+    assert page.value(names.HANDLERS_LIMIT) == 0
 
 
 async def _has_parked(queue: DeadLetterQueue) -> bool:
@@ -184,15 +191,16 @@ async def test_schedule_lag_is_from_due_to_start(queues: Queues) -> None:
     queue = queues(shards=1)
     exposed = exposing(queue)
     queue.add_handler(lambda event: None)
-    await queue.add("at once", delay=0)
     began = monotonic()
+    await queue.add("at once", delay=0)
     await anyio.sleep(0.15)
     await queue.process()
     page = await page_of(exposed)
     assert 0.149 <= page.value(names.SCHEDULE_LAG, "_sum") <= monotonic() - began + 0.05
-    await queue.add("later", delay=0.2)
-    began = monotonic()
+    id = await queue.add("later", delay=60)
     await queue.process()  # takes it in, so that it is scheduled
+    began = monotonic()
+    await queue.retry(id, delay=0.2)
     await anyio.sleep(0.4)
     await queue.process()
     lag_s = (await page_of(exposed)).value(names.SCHEDULE_LAG, "_sum") - page.value(names.SCHEDULE_LAG, "_sum")
@@ -205,7 +213,7 @@ async def test_schedule_lag_is_from_due_to_start(queues: Queues) -> None:
 
 async def test_letters_of_dead_workers_are_counted_when_they_are_taken_back(queues: Queues) -> None:
     """As leases that this worker reclaimed, and in the totals as crashes."""
-    queue = queues(lease_seconds=0.3)
+    queue = queues(lease_seconds=2.0)  # which the worker's own letters keep
     exposed, ran = exposing(queue), list[int]()
     queue.add_handler(ran.append)
     await queue.add_many(range(5), delay=0)
@@ -222,8 +230,8 @@ async def test_a_spooled_capture_counts_where_it_was_made(spooling: Queues, stop
     queue = spooling()
     exposed = exposing(queue)
     await queue.add(1, type="a", delay=60)
-    before = await page_of(exposed)
-    assert before.value(names.SPOOL_LETTERS) == 0
+    await eventually(lambda: _page_when(exposed, names.CAPTURED, 1))  # a server that is slow has it come by the spool
+    await eventually(lambda: _page_when(exposed, names.SPOOL_LETTERS, 0))
     stoppable.stop()
     assert (await queue.add(2, type="a", delay=60)).startswith("spooled:")
     page = await page_of(exposed)
@@ -233,7 +241,8 @@ async def test_a_spooled_capture_counts_where_it_was_made(spooling: Queues, stop
     assert (page.value(names.CAPTURED), page.value(names.QUEUE_SIZE)) == (1, 1)
     stoppable.start()
     page = await eventually(lambda: _page_when(exposed, names.CAPTURED, 2))
-    assert page.value(names.CAPTURES, type="a") == 2 and page.by(names.SHARD_UP, "shard") == {"0": 1, "1": 1}
+    assert page.value(names.CAPTURES, type="a") == 2
+    await eventually(lambda: _page_when(exposed, names.SHARD_UP, 2))
 
 
 async def test_shards_of_a_node_that_is_away_are_told_as_they_were(cluster: Cluster, queues: Queues) -> None:
@@ -241,20 +250,25 @@ async def test_shards_of_a_node_that_is_away_are_told_as_they_were(cluster: Clus
     queue = queues(shards=8)
     exposed = exposing(queue)
     await queue.add_many(range(80), delay=60)
-    before = await page_of(exposed)
-    assert before.value(names.SHARD_UP) == 8 and before.value(names.SERVER_UP) == 3
+    before = await eventually(lambda: _page_when(exposed, names.SHARD_UP, 8))
+    assert before.value(names.SERVER_UP) == 3
     killed = primary_of_shard(cluster, 0)
     theirs = {str(n) for n in range(8) if primary_of_shard(cluster, n) is killed}
-    killed.kill()
-    began = monotonic()
-    page = await page_of(exposed)
-    assert monotonic() - began < 3
-    assert page.by(names.SHARD_UP, "shard").keys() == {str(n) for n in range(8)} - theirs
-    assert page.by(names.SHARD_SIZE, "shard") == before.by(names.SHARD_SIZE, "shard")
-    assert page.value(names.CAPTURED) == 80
-    assert len(page.samples(names.SERVER_UP)) == 3 and page.value(names.SERVER_UP) == 2
-    killed.start()
+    [replica] = cluster.replicas_of(killed)
+    with no_failover(replica):
+        killed.kill()
+
+        async def survey() -> None:
+            await exposed.snapshots.refresh()
+
+        await in_time(survey, 3)
+        page = await eventually(lambda: _page_when(exposed, names.SHARD_UP, 8 - len(theirs)))
+        assert page.by(names.SHARD_UP, "shard").keys() == {str(n) for n in range(8)} - theirs
+        assert page.by(names.SHARD_SIZE, "shard") == before.by(names.SHARD_SIZE, "shard")
+        assert page.value(names.CAPTURED) == 80
+        assert len(page.samples(names.SERVER_UP)) == 3 and page.value(names.SERVER_UP) == 2
     await eventually(partial(answers, queue, 0))
+    killed.start()  # as a replica: it has no data any more
     await eventually(lambda: _page_when(exposed, names.SHARD_UP, 8))
 
 
@@ -279,14 +293,22 @@ async def test_a_server_that_hangs_holds_a_scrape_for_a_bounded_time(stoppable: 
     """And what it held is told as it was."""
     async with DeadLetterQueue(stoppable.url) as queue:
         await queue.add(1, delay=60)
-        surveyor = Surveyor("default", queue._store, queue.spool_stats, within_s=0.3)
-        before = await surveyor.survey()
+        before = await Surveyor("default", queue._store, queue.spool_stats, within_s=SOON_S).survey()
+        found = before
+
+        async def survey() -> float:
+            nonlocal found
+            began = monotonic()
+            found = await Surveyor("default", queue._store, queue.spool_stats, within_s=0.3).survey(before)
+            took = monotonic() - began
+            assert took >= 0.3
+            return took
+
         stoppable.send(signal.SIGSTOP)
-        began = monotonic()
-        found = await Surveyor("default", queue._store, queue.spool_stats, within_s=0.3).survey(before)
-        took_s = monotonic() - began
-        stoppable.send(signal.SIGCONT)
-        assert 0.3 <= took_s < 1
+        try:
+            await in_time(survey, 1)
+        finally:
+            stoppable.send(signal.SIGCONT)
         assert [shard.is_up for shard in found.shards] == [False] * 4 and found.total("open") == 1
         assert [server.is_up for server in found.servers.values()] == [False] and found.workers is None
 

@@ -87,7 +87,7 @@ def _is(name: str, path: Path) -> bool:
     if not os.access(path, os.X_OK):
         return False
     try:
-        answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False)
+        answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=False)
     except OSError:
         return False
     said = re.search(r"(\w+) server v=(\d+\.\d+)", answer.stdout)

@@ -64,7 +64,7 @@ class Cli:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.settings = {"DLQ_REDIS_URL": url, "DLQ_SHARDS": "2", "DLQ_OPERATION_TIMEOUT": "2"}
+        self.settings = {"DLQ_REDIS_URL": url, "DLQ_SHARDS": "2", "DLQ_OPERATION_TIMEOUT": "10"}
 
     def __call__(self, *words: str, input: bytes | str | None = None, **settings: str) -> Ran:  # noqa: A002
         """Run ``uno dead-letter`` with these words in this process."""
@@ -105,10 +105,10 @@ class Cli:
         with process:
             if typed:
                 os.write(leader, typed.encode())
-            screen = _read_all(leader, time.monotonic() + 20)
+            screen = _read_all(leader, time.monotonic() + 40)
             os.close(leader)
             out = process.stdout.read() if process.stdout else ""
-            return process.wait(10), screen, out
+            return process.wait(20), screen, out
 
     def do[T](self, act: Callable[[DeadLetterQueue], Any]) -> Any:
         """Call an async function with the queue, and return what it returns."""

@@ -3,8 +3,8 @@
 Its handler does what the event says, ``{"n": 7, "do": "ok", "ms": 3}``, and appends a line when it starts and
 when it ends to a file of this process, before anything else: so a SIGKILL cannot hide a run.
 
-``do``: ``ok``, ``fail once`` (on the first attempt), ``kill`` (SIGKILL of this very process), ``block once`` (the
-event loop, for ``ms``, until a lease ran out by it).
+``do``: ``ok``, ``fail once`` (on the first attempt), ``kill`` (SIGKILL of this very process), ``stop`` (SIGTERM),
+``block once`` (the event loop, for ``ms``, until a lease ran out by it).
 """
 
 import json
@@ -59,6 +59,8 @@ async def main(settings: dict[str, Any]) -> None:
         match event["do"]:
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "stop":
+                os.kill(os.getpid(), signal.SIGTERM)
             case "block once" if letter.counters.crashes == 0:
                 time.sleep(event["ms"] / 1000)  # noqa: ASYNC251 - the fault
             case "fail once" if letter.attempt == 1:
