@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from tests.support.clusters import Cluster
 from tests.support.kills import Kills
 from tests.support.places import Place
 from tests.support.servers import Server
@@ -19,11 +18,6 @@ from uno.event_bus.dead_letter.spool.folder import Folder
 
 SETTINGS: dict[str, Any] = {"shards": 2, "retry_delay": 0.02, "operation_timeout": 2.0, "shutdown_grace": 5.0}
 """What tests say unless they say otherwise: few shards, soon again."""
-
-
-def url_of(place: Place) -> str:
-    """The URL of a place; of a cluster with every node: who opens a queue asks each of them once, for a second."""
-    return place.every_url if isinstance(place, Cluster) else place.url
 
 
 class Queues:
@@ -48,7 +42,7 @@ class Queues:
         self, redis: Any = None, *, recorder: Any = None, tracer_provider: Any = None, **settings: Any
     ) -> DeadLetterQueue:
         config = DeadLetterConfig(**(self._settings | settings))
-        source = url_of(self.place) if redis is None else redis
+        source = self.place.url if redis is None else redis
         made = DeadLetterQueue(source, config, recorder=recorder, tracer_provider=tracer_provider)
         self._made.append(made)
         return made
@@ -66,7 +60,7 @@ class Queues:
         lost = 0
         for name, shards in names:
             async with DeadLetterQueue(
-                url_of(self.place), DeadLetterConfig(queue=name, shards=shards, enabled=False)
+                self.place.url, DeadLetterConfig(queue=name, shards=shards, enabled=False)
             ) as queue:
                 report = await queue.verify()
             assert report.clean, report

@@ -22,6 +22,7 @@ from uno.event_bus.dead_letter import DeadLetterQueue, LetterNotFound, NotReplic
 from uno.event_bus.dead_letter.letter import NewLetter
 from uno.event_bus.dead_letter.store.layout import shard_tag, slot_of
 from uno.event_bus.dead_letter.store.local_node import LocalNode
+from uno.event_bus.dead_letter.store.topology import ASK_TIMEOUT_S
 
 NODE_TIMEOUT_S = 1.0
 """After which a node that does not answer counts as away, in test clusters."""
@@ -36,6 +37,21 @@ def primary_of_shard(cluster: Cluster, shard: int) -> LocalNode:
 
 def shard_of(letter_id: str) -> int:
     return int(letter_id.partition("-")[0])
+
+
+async def test_a_node_that_is_slow_to_tell_the_map_is_asked_again(cluster: Cluster, queues: Queues) -> None:
+    """Its machine stood still for longer than one question may take; a call may take longer."""
+    [replica] = cluster.replicas_of(cluster.primaries()[0])
+    queue = queues(f"redis://127.0.0.1:{replica.port}/0?cluster=true", operation_timeout=20.0)
+    replica.send(signal.SIGSTOP)
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(queue.open)
+            await anyio.sleep(1.3 * ASK_TIMEOUT_S)
+            replica.send(signal.SIGCONT)
+    finally:
+        replica.send(signal.SIGCONT)
+    assert (await queue.stats()).open == 0
 
 
 @pytest.mark.parametrize("named", ["url", "one node", "several nodes", "client"])
