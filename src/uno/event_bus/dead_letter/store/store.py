@@ -34,6 +34,12 @@ logger = logging.getLogger(__name__)
 DEFAULT_SHARDS: Final = 4
 """Shards of a queue that is made without a word about them."""
 
+SILENT_S: Final = 0.9
+"""A server that says nothing is waited for longer than this (`CONNECT_TIMEOUT_S`, `ASK_TIMEOUT_S`)."""
+
+PAUSE_S: Final = 0.1
+"""Before a queue that could not be opened is tried again."""
+
 
 class Store:
     """All of a queue that is in Redis. `open` before use; `close` at the end."""
@@ -73,13 +79,29 @@ class Store:
             if self._refused is not None and self._tries > tries:
                 raise self._refused
             try:
-                await self._open(make=make)
+                await self._open_in_time(make=make)
                 self._refused = None
             except Exception as error:
                 self._refused = error
                 raise
             finally:
                 self._tries += 1
+
+    async def _open_in_time(self, *, make: bool) -> None:
+        """Open it; while servers are silent, as when a machine stands still, for as long as a call may take.
+
+        Those that refuse do so at once, and are not asked again.
+        """
+        deadline = monotonic() + self._config.operation_timeout
+        while True:
+            began = monotonic()
+            try:
+                return await self._open(make=make)
+            except StoreUnavailable:
+                now = monotonic()
+                if now - began < SILENT_S or now + PAUSE_S > deadline:
+                    raise
+            await anyio.sleep(PAUSE_S)
 
     async def _open(self, *, make: bool) -> None:
         self._seeds.check()

@@ -114,21 +114,11 @@ class Topology:
         return self._seeds.remap((host, address[1]))
 
     async def open(self) -> None:
-        """Read the map of a cluster; nothing to do for one server. Raises what `refresh` answers.
-
-        Nodes that are silent, as on a machine that stands still, are asked again for as long as a call may take;
-        those that refuse are not.
-        """
-        deadline = monotonic() + self.timeout_s
-        while self.is_cluster and not any(self._primaries):
-            began = monotonic()
+        """Read the map of a cluster; nothing to do for one server. Raises what `refresh` answers."""
+        if self.is_cluster and not any(self._primaries):
             failure = await self.refresh()
-            if failure is None:
-                return
-            was_silent = isinstance(failure, StoreUnavailable) and monotonic() > began + ASK_TIMEOUT_S
-            if not was_silent or monotonic() + REFRESH_EVERY_S > deadline:
+            if failure is not None:
                 raise failure
-            await anyio.sleep(REFRESH_EVERY_S)
 
     async def refresh(self, failed: Node | None = None) -> Exception | None:
         """Ask for the map anew, `failed` last; return what was wrong when no node has told it.
