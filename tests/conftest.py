@@ -8,13 +8,14 @@ import pytest
 from tests.support.clean import assert_clean
 from tests.support.places import Place, cluster, parametrize_place, place, running_place, server
 from tests.support.servers import Server
+from tests.support.standstill import TIMED, pytest_runtest_protocol, pytest_terminal_summary
 from uno.event_bus.dead_letter.store.connect import seeds_of
 from uno.event_bus.dead_letter.store.layout import FORMAT
 from uno.event_bus.dead_letter.store.layout_record import Layout
 from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.store.topology import Topology
 
-__all__ = ["cluster", "place", "running_place", "server"]
+__all__ = ["cluster", "place", "pytest_runtest_protocol", "pytest_terminal_summary", "running_place", "server"]
 
 NOW_MS = 1_800_000_000_000
 """The time that scripts are told, where a test passes one in."""
@@ -22,6 +23,7 @@ NOW_MS = 1_800_000_000_000
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "unclean(why): the test leaves its `shard` broken on purpose")
+    config.addinivalue_line("markers", TIMED)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
