@@ -45,7 +45,7 @@ def redis_url(server: Server) -> str:
 @pytest.fixture
 async def topology(place: Place) -> AsyncIterator[Topology]:
     """The engine's connections to the place."""
-    topology = Topology(seeds_of(place.url), timeout_s=5.0, client_name="uno-test")
+    topology = Topology(seeds_of(place.url), timeout_s=20.0, client_name="uno-test")
     await topology.open()
     yield topology
     await topology.close()

@@ -13,7 +13,7 @@ import pytest
 from tests.support.crews import say, seeded
 from tests.support.kills import Kills
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.timeout(240), pytest.mark.timed(0.3)]
 
 SLACK_S = 1.0
 """For two busy cores, on top of what is promised."""

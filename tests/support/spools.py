@@ -1,12 +1,14 @@
 """What is in a spool, and in the queue that it is sent to."""
 
 import json
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from time import monotonic
 
-from tests.support.waiting import eventually
-from uno.event_bus.dead_letter import DeadLetterQueue, Letter
+from tests.support.waiting import SOON_S, eventually
+from uno.event_bus.dead_letter import DeadLetterQueue, Letter, StoreUnavailable
 
-__all__ = ["all_sent", "letters_of", "numbers", "spool_files"]
+__all__ = ["all_sent", "letters_of", "numbers", "patiently", "spool_files"]
 
 
 def spool_files(folder: Path) -> list[Path]:
@@ -24,9 +26,24 @@ async def all_sent(queue: DeadLetterQueue, but: int = 0) -> None:
     await eventually(sent)
 
 
+async def patiently[T](ask: Callable[[], Awaitable[T]]) -> T:
+    """The answer of Redis; it is asked again where none comes in the short time that a queue of these tests has."""
+    deadline = monotonic() + SOON_S
+    while True:
+        try:
+            return await ask()
+        except StoreUnavailable:
+            if monotonic() > deadline:
+                raise
+
+
 async def letters_of(queue: DeadLetterQueue) -> list[Letter]:
     """The open letters, shard by shard, oldest first."""
-    return [letter async for letter in queue.letters()]
+
+    async def ask() -> list[Letter]:
+        return [letter async for letter in queue.letters()]
+
+    return await patiently(ask)
 
 
 async def numbers(queue: DeadLetterQueue) -> list[int]:

@@ -84,10 +84,12 @@ def pytest_runtest_protocol(item: Any, nextitem: pytest.Item | None) -> bool | N
         return None
     [margin_s] = mark.args
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for run in range(1, RUNS + 1):
+    runs = RUNS
+    while True:
         with watched() as seen:
             reports = runtestprotocol(item, log=False, nextitem=nextitem)
-        if run == RUNS or seen.longest_s <= margin_s or not any(report.failed for report in reports):
+        runs -= 1
+        if not runs or seen.longest_s <= margin_s or not any(report.failed for report in reports):
             break
         item.user_properties.append((MADE_AGAIN, f"{item.nodeid}: {seen.longest_s:.2f} s"))
         item._initrequest()
@@ -99,9 +101,11 @@ def pytest_runtest_protocol(item: Any, nextitem: pytest.Item | None) -> bool | N
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Tell which tests were made again."""
-    reports = [report for of in terminalreporter.stats.values() for report in of if getattr(report, "when", "") == "call"]
+    reports = [
+        report for of in terminalreporter.stats.values() for report in of if getattr(report, "when", "") == "call"
+    ]
     told = sorted({text for report in reports for name, text in report.user_properties if name == MADE_AGAIN})
     if told:
         terminalreporter.section("made again, since something stood still")
-        for text in told:
+        for text in sorted(told):
             terminalreporter.write_line(text)
