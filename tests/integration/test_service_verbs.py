@@ -129,6 +129,7 @@ async def test_a_stream_that_is_silent_tells_how_far_it_is(queues: Queues, monke
 # -- early ends ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timed(0.5)
 @pytest.mark.parametrize("end", ["the client leaves", "the service stops"])
 @pytest.mark.parametrize("accept", ["application/x-ndjson", "application/json"])
 async def test_a_verb_on_many_letters_ends_with_its_request(

@@ -2,8 +2,10 @@
 
 ``@pytest.mark.timed(0.2)`` says that a test may fail, though the engine is right, when a process of its own, or the
 whole machine, stands still for longer than so many seconds: a lease of half a second is not kept by a worker that
-gets no core for that long. Such a run proves nothing. When it failed, and something stood still, it is made again;
-when nothing did, its failure stands. What was made again is told at the end.
+gets no core for that long. Without the mark it is a second: for so long a connection may take to be made, whatever else
+a test waits for. Such a run proves nothing. When it failed, and something stood still, it is made again; when nothing
+did, its failure stands. So it does when it has taken half of the time that the test has (pytest-timeout), which
+is there for all its runs. What was made again is told at the end.
 """
 
 import threading
@@ -23,7 +25,12 @@ TIMED: Final = "timed(margin_s): the test is made again if it failed while somet
 RUNS: Final = 4
 """Of one test, at most."""
 
-LOOK_S: Final = 0.02
+MARGIN_S: Final = 1.0
+"""Of tests that say nothing else: as long as `CONNECT_TIMEOUT_S`."""
+
+LOOKS: Final = 5
+"""In such a time."""
+
 MADE_AGAIN: Final = "made again"
 
 
@@ -53,16 +60,17 @@ def _waits_s() -> dict[str, float]:
 
 
 @contextmanager
-def watched() -> Iterator[Standstill]:
+def watched(margin_s: float) -> Iterator[Standstill]:
     """Look, from a thread, how long this process or one that it has started gets no core while the block runs."""
+    pause_s = margin_s / LOOKS
     seen, over = Standstill(), threading.Event()
 
     def look() -> None:
         waits_s, at = _waits_s(), time.monotonic()
         while not over.is_set():
-            over.wait(LOOK_S)
+            over.wait(pause_s)
             now, later = time.monotonic(), _waits_s()
-            seen.note(now - at - LOOK_S)
+            seen.note(now - at - pause_s)
             for pid, waited_s in later.items():
                 seen.note(waited_s - waits_s.get(pid, 0.0))
             waits_s, at = later, time.monotonic()
@@ -76,20 +84,24 @@ def watched() -> Iterator[Standstill]:
         thread.join()
 
 
+def _timeout_s(item: pytest.Item) -> float:
+    mark = item.get_closest_marker("timeout")
+    return float(mark.args[0] if mark is not None else item.config.getini("timeout"))
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: Any, nextitem: pytest.Item | None) -> bool | None:
-    """Run a test that is about time, and again if that run proves nothing."""
+def pytest_runtest_protocol(item: Any, nextitem: pytest.Item | None) -> bool:
+    """Run a test, and again if that run proves nothing."""
     mark = item.get_closest_marker("timed")
-    if mark is None:
-        return None
-    [margin_s] = mark.args
+    margin_s = mark.args[0] if mark is not None else MARGIN_S
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    runs = RUNS
+    runs, until = RUNS, time.monotonic() + _timeout_s(item) / 2
     while True:
-        with watched() as seen:
+        with watched(margin_s) as seen:
             reports = runtestprotocol(item, log=False, nextitem=nextitem)
         runs -= 1
-        if not runs or seen.longest_s <= margin_s or not any(report.failed for report in reports):
+        is_over = not runs or time.monotonic() > until
+        if is_over or seen.longest_s <= margin_s or not any(report.failed for report in reports):
             break
         item.user_properties.append((MADE_AGAIN, f"{item.nodeid}: {seen.longest_s:.2f} s"))
         item._initrequest()
