@@ -209,7 +209,6 @@ async def test_a_group_that_repair_finds_missing_is_repaired_at_once(
     queues: Queues, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever script makes it again: thousands of letters that were leased do not wait for the thin walk."""
-    monkeypatch.setattr(sweeper, "PART_TICKS", 1000)  # which comes to its second part in minutes
     queue = queues(lease_seconds=0.6, shards=1)
     await queue.add_many(list(range(6000)), delay=0)
     shard = (await queue._store()).shards[0]
@@ -224,6 +223,7 @@ async def test_a_group_that_repair_finds_missing_is_repaired_at_once(
         return await take(*args, **how)
 
     async def repair_first(*args: Any, **how: Any) -> Any:
+        monkeypatch.setattr(sweeper, "PART_TICKS", 1000)  # that walk comes to its next part in minutes
         found = await repair(*args, **how)
         was_repaired.set()
         return found
