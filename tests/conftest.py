@@ -9,19 +9,21 @@ from hypothesis import HealthCheck, settings
 from tests.support.clean import assert_clean
 from tests.support.places import Place, cluster, parametrize_place, place, running_place, server
 from tests.support.servers import Server
+from tests.support.standstill import TIMED, pytest_runtest_protocol, pytest_terminal_summary
 from uno.event_bus.dead_letter.store.connect import seeds_of
 from uno.event_bus.dead_letter.store.layout import FORMAT
 from uno.event_bus.dead_letter.store.layout_record import Layout
 from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.store.topology import Topology
 
-__all__ = ["cluster", "place", "running_place", "server"]
+__all__ = ["cluster", "place", "pytest_runtest_protocol", "pytest_terminal_summary", "running_place", "server"]
 
 NOW_MS = 1_800_000_000_000
 """The time that scripts are told, where a test passes one in."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", TIMED)
     config.addinivalue_line("markers", "unclean(why): the test leaves its `shard` broken on purpose")
     # How long an example takes is the machine's affair.
     settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -47,7 +49,7 @@ def redis_url(server: Server) -> str:
 @pytest.fixture
 async def topology(place: Place) -> AsyncIterator[Topology]:
     """The engine's connections to the place."""
-    topology = Topology(seeds_of(place.url), timeout_s=5.0, client_name="uno-test")
+    topology = Topology(seeds_of(place.url), timeout_s=20.0, client_name="uno-test")
     await topology.open()
     yield topology
     await topology.close()

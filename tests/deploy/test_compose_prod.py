@@ -210,7 +210,7 @@ def haproxy(*words: str) -> "subprocess.CompletedProcess[str]":
         if os.environ.get("CI") == "true":
             pytest.fail(missing)
         pytest.skip(missing)
-    return subprocess.run([program, *words], capture_output=True, text=True, timeout=20, check=False)
+    return subprocess.run([program, *words], capture_output=True, text=True, timeout=50, check=False)
 
 
 def here(text: str, place: Path) -> str:
@@ -249,7 +249,7 @@ def running(services: Any, name: str, place: Path) -> Iterator[Any]:
             stranger.ping()
         yield client
         server.terminate()
-        assert server.wait(10) == 0
+        assert server.wait(40) == 0
     finally:
         client.close()
         server.kill()

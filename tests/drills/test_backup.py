@@ -23,7 +23,7 @@ from uno.event_bus.dead_letter import DeadLetterQueue
 from uno.event_bus.dead_letter.store.layout import slot_of
 from uno.event_bus.dead_letter.store.local_cluster import LocalNode
 
-pytestmark = pytest.mark.xdist_group("backup")
+pytestmark = [pytest.mark.xdist_group("backup"), pytest.mark.timed(0.5)]
 
 AOF = ("--appendonly", "yes", "--appendfsync", "everysec")
 
@@ -120,7 +120,7 @@ async def test_a_worker_that_lives_through_a_restore_keeps_only_leases_that_are_
         async with queues_on(live, lease_seconds=10.0, operation_timeout=1.0) as queues:
             runs: Counter[str] = Counter()
             may_end = anyio.Event()
-            worker, operator = queues(), queues()
+            worker, operator = queues(), queues(operation_timeout=20)
 
             @worker.handler()
             async def handle(event: str) -> None:
@@ -245,7 +245,7 @@ async def test_a_cluster_is_restored_primary_by_primary(cluster: Cluster, script
             await assert_runs_once_more(queue, back)
             for node in primaries:
                 [replica] = live.replicas_of(node)
-                assert node.client.wait(1, 5000) == 1
+                assert node.client.wait(1, 20_000) == 1
                 assert sorted(replica.client.keys()) == sorted(node.client.keys())
 
 
@@ -296,9 +296,9 @@ async def test_a_replica_that_runs_wins_over_a_restored_primary(cluster: Cluster
     node.client.save()
     try:
         node.client.set(key, "after it")
-        assert node.client.wait(1, 5000) == 1
+        assert node.client.wait(1, 20_000) == 1
         node.kill()
-        await eventually(replica.is_primary, within_s=10)
+        await eventually(replica.is_primary)
         node.start()  # with the dump
         cluster.wait_until_ok()
         assert (node.is_primary(), replica.client.get(key)) == (False, b"after it")

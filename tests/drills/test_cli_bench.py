@@ -104,7 +104,7 @@ def end(process: "subprocess.Popen[str]") -> None:
             process.kill()
 
 
-def until(fact: Callable[[], object], within_s: float = 15) -> None:
+def until(fact: Callable[[], object], within_s: float = 30) -> None:
     deadline = monotonic() + within_s
     while not fact():
         assert monotonic() < deadline, "it has not come true"
@@ -171,8 +171,8 @@ def test_a_cluster_of_the_users_is_measured_node_by_node_and_left_empty(cluster:
 def test_a_killed_primary_is_made_up_for_and_costs_no_letter(own: Own) -> None:
     record = assert_sound(own("--cluster", "--kill-primary", "--durability", "replicated", *FEW), 200)
     failover = record["failover"]
-    assert 0.5 < failover["answered_after_s"] < failover["restarted_after_s"] < 20
-    assert 0 < failover["capture_gap_s"] < 20 and 0 < failover["start_gap_s"] < 20
+    assert 0.5 < failover["answered_after_s"] < failover["restarted_after_s"] < 50
+    assert 0 < failover["capture_gap_s"] < 50 and 0 < failover["start_gap_s"] < 50
     changed = [node for node in record["nodes"] if node["role"] != node["role_before"]]
     assert {node["role_before"] for node in changed} == {"primary", "replica"}
     assert failover["node"] in {node["address"] for node in changed}
@@ -225,7 +225,7 @@ def test_what_does_not_go_together_exits_2_with_one_line(
 
 
 def test_durability_that_the_server_cannot_give_is_one_line_and_leaves_nothing(cli: Cli, server: Server) -> None:
-    ran = cli("bench", *FEW, "--durability", "replicated", DLQ_OPERATION_TIMEOUT="0.4")
+    ran = cli("bench", *FEW, "--durability", "replicated", DLQ_OPERATION_TIMEOUT="2")
     assert ran.status == 1 and ran.err.count("\n") == 1
     assert "durability replicated is not to be had here" in ran.err
     assert server.client.keys("*") == []
@@ -252,7 +252,7 @@ def test_an_interrupted_run_cleans_up(spawn: Spawn, server: Server, number: sign
     process = spawn()
     until(lambda: resolved(server) > 100)
     process.send_signal(number)
-    out, errors = process.communicate(timeout=20)
+    out, errors = process.communicate(timeout=40)
     assert (process.returncode, out, errors) == (130, "", "uno: error: interrupted\n")
     assert server.client.keys("*") == [b"mine"]
     until(lambda: len(server.connections()) == 1)
@@ -263,7 +263,7 @@ def test_an_interrupted_outage_leaves_no_node(own: Own) -> None:
     until(lambda: len(own.servers()) == 6, within_s=30)
     until(lambda: len(own.servers()) == 5, within_s=30)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=40)
     assert process.returncode == 130
     own.assert_nothing_left()
 
@@ -275,7 +275,7 @@ def test_a_worker_that_dies_ends_it_with_one_line_and_leaves_nothing(spawn: Spaw
     if not children.exists():
         pytest.skip("needs /proc")
     os.kill(int(children.read_text().split()[-1]), signal.SIGKILL)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=40)
     assert process.returncode == 1
     assert "has ended early: killed by SIGKILL" in errors and errors.count("\n") == 1
     assert server.client.keys("*") == []

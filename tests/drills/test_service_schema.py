@@ -42,7 +42,7 @@ def live(redis_url: str) -> Iterator[Live]:
     found = Live("", [])
 
     async def serve() -> None:
-        config = DeadLetterConfig(shards=2, operation_timeout=2.0)
+        config = DeadLetterConfig(shards=2, operation_timeout=20)
         async with DeadLetterQueue(redis_url, config) as queue:
             ids = await queue.add_many([{"n": n} for n in range(20)], delay=3600)
             await queue.park(ids[0], "for the test")

@@ -16,8 +16,8 @@ from tests.support.waiting import eventually
 from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue
 from uno.event_bus.dead_letter.spool.folder import Folder
 
-SETTINGS: dict[str, Any] = {"shards": 2, "retry_delay": 0.02, "operation_timeout": 2.0, "shutdown_grace": 5.0}
-"""What tests say unless they say otherwise: few shards, soon again."""
+SETTINGS: dict[str, Any] = {"shards": 2, "retry_delay": 0.02, "operation_timeout": 10.0, "shutdown_grace": 5.0}
+"""What tests say unless they say otherwise: few shards, soon again, patience with a server that gets no core."""
 
 
 class Queues:
@@ -56,7 +56,7 @@ class Queues:
         names = {(made.config.queue, made.config.shards): made for made in self._made}
         for made in self._made:
             await made.aclose()
-        await eventually(lambda: not self.connections(), within_s=5, what=f"connections are left: {self.connections()}")
+        await eventually(lambda: not self.connections(), what=f"connections are left: {self.connections()}")
         lost = 0
         for name, shards in names:
             async with DeadLetterQueue(
@@ -81,13 +81,16 @@ async def queues_on(place: Place, **settings: Any) -> AsyncGenerator[Queues]:
     made = Queues(place, **settings)
     yield made
     await made.close()
-    await eventually(lambda: not _tasks(), within_s=5, what=f"tasks are left: {_tasks()}")
+    await eventually(lambda: not _tasks(), what=f"tasks are left: {_tasks()}")
 
 
 @pytest.fixture
 def stoppable(server: Server) -> Iterator[Server]:
-    """A server that may be stopped and started; it keeps what it has acknowledged."""
-    with Server(server.name, "--appendonly", "yes", "--appendfsync", "always") as made:
+    """A server that may be stopped and started; it keeps what it has acknowledged.
+
+    Its log is written before it answers, so that no end of the process loses any of it; no disk is waited for.
+    """
+    with Server(server.name, "--appendonly", "yes", "--appendfsync", "no") as made:
         yield made
 
 

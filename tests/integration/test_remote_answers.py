@@ -3,18 +3,17 @@
 import asyncio
 import json
 import socket
-import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from http import HTTPStatus
-from threading import Thread
+from threading import Event, Thread
 from time import monotonic
 from typing import Any
 
 import anyio
 import pytest
 
-from tests.support.waiting import eventually
+from tests.support.waiting import SOON_S, eventually
 from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue, PartialCapture, StoreUnavailable
 from uno.event_bus.dead_letter.remote.client import ServiceClient
 from uno.event_bus.dead_letter.remote.connections import CONNECTIONS
@@ -28,7 +27,7 @@ type Answer = tuple[int, str, Any]
 
 
 @asynccontextmanager
-async def answering(answer: Callable[[bytes], Answer]) -> AsyncGenerator[DeadLetterQueue]:
+async def answering(answer: Callable[[bytes], Answer], timeout_s: float = 0.3) -> AsyncGenerator[DeadLetterQueue]:
     """A remote queue whose service tells of itself as it should, and answers the body of any other request so."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -49,7 +48,7 @@ async def answering(answer: Callable[[bytes], Answer]) -> AsyncGenerator[DeadLet
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        config = DeadLetterConfig(operation_timeout=0.2)
+        config = DeadLetterConfig(operation_timeout=timeout_s)
         async with DeadLetterQueue(f"http://127.0.0.1:{port}", config) as queue:
             yield queue
 
@@ -60,6 +59,7 @@ def problem(status: int, code: str, **facts: Any) -> Answer:
     return status, PROBLEM, told
 
 
+@pytest.mark.timed(0.1)
 @pytest.mark.parametrize(
     ("answer", "certain"),
     [
@@ -85,6 +85,7 @@ async def test_what_is_worth_another_try_is_said_to_be(answer: Answer, certain: 
     assert caught.value.certain is certain
 
 
+@pytest.mark.timed(0.1)
 async def test_letters_behind_one_that_the_service_did_not_take_wait_with_it() -> None:
     """They do not overtake it, and cost no time: the service is asked for the first batch alone."""
     asked = set[str]()
@@ -110,7 +111,7 @@ async def test_a_queue_that_is_closed_during_a_call_says_so() -> None:
         heard.set()
         return HTTPStatus.BAD_GATEWAY, "text/html", b""
 
-    async with answering(answer) as queue, anyio.create_task_group() as group:
+    async with answering(answer, 20) as queue, anyio.create_task_group() as group:
 
         async def capture() -> None:
             with pytest.raises(StoreUnavailable, match=r"closed during the call.*outcome unknown"):
@@ -163,6 +164,7 @@ async def test_a_host_that_takes_no_connection_has_certainly_done_nothing() -> N
                 each.close()
 
 
+@pytest.mark.timed(0.3)
 async def test_calls_that_wait_for_a_connection_have_certainly_done_nothing() -> None:
     """Whether the queue is closed meanwhile, or they wait for too long; streams wait as they do."""
     taken: list[None] = []
@@ -212,6 +214,7 @@ async def test_calls_that_wait_for_a_connection_have_certainly_done_nothing() ->
 async def test_a_connection_that_the_service_has_closed_is_not_used_again() -> None:
     """Also when the event loop was too busy to hear of it: what is sent there is lost, and nobody knows."""
     told = json.dumps(INFO).encode()
+    was_heard, has_closed = Event(), Event()
 
     def serve(listener: socket.socket) -> None:
         for _ in range(2):
@@ -220,15 +223,17 @@ async def test_a_connection_that_the_service_has_closed_is_not_used_again() -> N
                 connection.recv(65_536)
                 head = f"HTTP/1.1 200 OK\r\ncontent-type: {JSON}\r\ncontent-length: {len(told)}\r\n\r\n"
                 connection.sendall(head.encode() + told)
-                time.sleep(0.05)
+                was_heard.wait(SOON_S)
+            has_closed.set()
 
     with listening(backlog=5) as listener:
-        listener.settimeout(5)
+        listener.settimeout(SOON_S)
         server = Thread(target=serve, args=[listener], daemon=True)
         server.start()
-        async with client_of(url_of(listener), 1.0) as client:
+        async with client_of(url_of(listener), SOON_S) as client:
             await client.ask("POST", "/x", QueueInfo, repeats=False)
-            time.sleep(0.3)  # noqa: ASYNC251 - the fault
+            was_heard.set()
+            assert has_closed.wait(SOON_S)  # the fault: the event loop is blocked meanwhile
             await client.ask("POST", "/x", QueueInfo, repeats=False)
         server.join()
 
@@ -239,7 +244,7 @@ async def test_proxies_that_the_environment_names_are_not_used(monkeypatch: pyte
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    async with answering(lambda body: (201, JSON, {"captured": 1, "results": [{"id": "0-1-0"}]})) as queue:
+    async with answering(lambda body: (201, JSON, {"captured": 1, "results": [{"id": "0-1-0"}]}), 20) as queue:
         assert await queue.add({}, event_id="e") == "0-1-0"
 
 

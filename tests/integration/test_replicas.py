@@ -3,6 +3,8 @@
 import signal
 from functools import partial
 
+import pytest
+
 from tests.integration.conftest import Queues
 from tests.support.clusters import Cluster
 from tests.support.servers import Server
@@ -29,7 +31,7 @@ def every_node_names_replicas(cluster: Cluster) -> bool:
 
 async def test_only_verbs_that_look_ask_replicas(cluster: Cluster, queues: Queues) -> None:
     """`get`, `letters` and `stats` leave the primaries alone; what changes letters, and `verify`, the replicas."""
-    await eventually(partial(every_node_names_replicas, cluster), within_s=20)
+    await eventually(partial(every_node_names_replicas, cluster))
     queue = queues(shards=4, read_from="replica")
     ids = await queue.add_many([{"n": n} for n in range(40)], delay=60)
     replicas, primaries = replicas_of(cluster), cluster.primaries()
@@ -37,7 +39,7 @@ async def test_only_verbs_that_look_ask_replicas(cluster: Cluster, queues: Queue
     async def replicated() -> bool:
         return (await queue.stats()).open == 40
 
-    await eventually(replicated, within_s=5)
+    await eventually(replicated)
     on_primaries, on_replicas = scripts_run(primaries), scripts_run(replicas)
     assert {letter.id async for letter in queue.letters()} == set(ids)
     assert (await queue.get(ids[0])).id == ids[0]
@@ -54,10 +56,11 @@ async def test_only_verbs_that_look_ask_replicas(cluster: Cluster, queues: Queue
     assert scripts_run(replicas) == looked
 
 
+@pytest.mark.timed(0.2)
 async def test_a_primary_answers_for_replicas_that_do_not(cluster: Cluster, queues: Queues) -> None:
     """Replicas that hang, or are gone, cost one timeout a shard; then the primaries are asked."""
     queue = queues(shards=4, read_from="replica", operation_timeout=0.5)
-    await queue.add_many([{"n": n} for n in range(20)], delay=60)
+    await queues(shards=4).add_many([{"n": n} for n in range(20)], delay=60)
     first, *others = replicas_of(cluster)
     first.send(signal.SIGSTOP)
     for replica in others:

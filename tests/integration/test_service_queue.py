@@ -10,6 +10,7 @@ import pytest
 from tests.integration.conftest import Queues
 from tests.support.servers import Server
 from tests.support.service import app_of, client_of
+from tests.support.waiting import eventually
 from uno.event_bus.dead_letter import DeadLetterQueue
 from uno.event_bus.dead_letter.remote.wire import Answers, Health, QueueInfo, Stats, Verified, Workers
 from uno.event_bus.dead_letter.telemetry.registry import registry_for
@@ -99,7 +100,11 @@ async def test_a_service_is_ready_while_every_shard_answers(queues: Queues, stop
     queue, stop = queues(stoppable.url, operation_timeout=0.3), anyio.Event()
     exposed = registry_for(queue, fresh_s=0)
     async with client_of(app_of(queue, stop, open_to_all=False, exposed=exposed)) as client:
-        assert (await client.get("/readyz")).json() == {"ok": True, "shards": 2, "of": 2}
+
+        async def is_ready() -> bool:
+            return bool((await client.get("/readyz")).json() == {"ok": True, "shards": 2, "of": 2})
+
+        await eventually(is_ready)
         stoppable.stop()
         try:
             answer = await client.get("/readyz")

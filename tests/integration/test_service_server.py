@@ -117,12 +117,14 @@ async def test_a_hostile_request_gets_a_problem_and_the_end_of_its_connection(se
     assert (await ask(served.url, head())).status == 200
 
 
+@pytest.mark.timed(0.1)
 async def test_a_chunk_that_never_comes_is_a_body_that_is_late() -> None:
     async with serving(request_timeout=0.2) as served:
         reply = await ask(served.url, POST + b"Transfer-Encoding: chunked\r\n\r\n7fffffff\r\nabc")
         assert (reply.status, reply.code) == (408, "timeout")
 
 
+@pytest.mark.timed(0.2)
 async def test_heads_that_come_byte_by_byte_end_in_time_and_others_are_answered_meanwhile() -> None:
     async with serving(request_timeout=0.4) as served, AsyncExitStack() as stack:
         begun_at = monotonic()
@@ -147,6 +149,7 @@ async def test_a_connection_that_says_nothing_is_ended_without_a_word() -> None:
         assert await connection.rest() == b""
 
 
+@pytest.mark.timed(0.1)
 async def test_the_head_of_a_later_request_has_the_same_time() -> None:
     async with serving(request_timeout=0.2) as served, wire(served.url) as connection:
         connection.send(head())
@@ -156,6 +159,7 @@ async def test_the_head_of_a_later_request_has_the_same_time() -> None:
         assert (await connection.reply()).status == 408
 
 
+@pytest.mark.timed(0.1)
 async def test_a_body_that_comes_slowly_is_late() -> None:
     async with serving(request_timeout=0.2) as served, wire(served.url) as connection:
         connection.send(head("POST", content_length="5") + b"ab")
@@ -222,11 +226,18 @@ async def test_a_client_that_goes_on_sending_still_reads_why_it_is_refused(serve
 
 async def test_bodies_that_are_under_way_share_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "FULL_BODIES", 2)
-    async with serving(max_body_bytes=10_000, request_timeout=5) as served, AsyncExitStack() as stack:
+    taken, hold = list[int](), bodies.Bodies._hold
+
+    def noted(self: bodies.Bodies, size: int, held: list[int]) -> None:
+        hold(self, size, held)
+        taken.append(size)
+
+    monkeypatch.setattr(bodies.Bodies, "_hold", noted)
+    async with serving(max_body_bytes=10_000, request_timeout=20) as served, AsyncExitStack() as stack:
         halves = [await stack.enter_async_context(wire(served.url)) for _ in range(3)]
         for connection in halves[:2]:
             connection.send(head("POST", content_length="10000") + bytes(9_000))
-        await anyio.sleep(0.1)
+        await eventually(lambda: sum(taken) == 18_000)
         halves[2].send(head("POST", content_length="10000") + bytes(9_000))
         refused = await halves[2].reply()
         assert (refused.status, refused.code, refused.headers["retry-after"]) == (503, "overloaded", "1")
@@ -266,9 +277,10 @@ async def test_a_reply_that_nobody_reads_ends(monkeypatch: pytest.MonkeyPatch) -
         unread.reader._transport.pause_reading()  # type: ignore[attr-defined]  # as one who does not read
         unread.send(head(path="/stream"))
         await served.begun.wait()
-        await eventually(lambda: not served._listener.live.all, within_s=5)
+        await eventually(lambda: not served._listener.live.all)
 
 
+@pytest.mark.timed(0.2)
 async def test_more_requests_than_the_rate_are_told_when_to_come_again() -> None:
     async with serving(rate=2) as served:
         assert [(await ask(served.url, head())).status for _ in range(2)] == [200, 200]
@@ -280,6 +292,7 @@ async def test_more_requests_than_the_rate_are_told_when_to_come_again() -> None
                 assert (await connection.reply()).status == 429
 
 
+@pytest.mark.timed(0.3)
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 async def test_a_busy_caller_takes_nothing_from_the_probes(path: str) -> None:
     """They come from the same address, and what they are refused has the service restarted."""
@@ -328,6 +341,7 @@ async def test_a_body_without_a_token_is_not_read(tokens: str) -> None:
         assert reply.status == 401 and await connection.rest() == b""
 
 
+@pytest.mark.timed(0.2)
 async def test_each_caller_has_a_rate_of_its_own(tokens: str) -> None:
     append_token(tokens, line_of("other", frozenset({"read"}), UNKNOWN))
     async with serving(tokens_file=tokens, rate=1) as served:
@@ -384,7 +398,7 @@ async def test_a_failure_is_a_problem_that_tells_nothing(served: Served) -> None
 
 
 async def test_the_end_answers_what_is_under_way_and_ends_streams() -> None:
-    served, replies, streamed = Served(ServiceSettings(port=0), 5.0), list[Reply](), list[bytes]()
+    served, replies, streamed = Served(ServiceSettings(port=0), 20.0), list[Reply](), list[bytes]()
     async with AsyncExitStack() as stack, anyio.create_task_group() as group:
         async with served:
             idle, slow, half, stream = [await stack.enter_async_context(wire(served.url)) for _ in range(4)]
@@ -410,7 +424,7 @@ async def test_the_end_answers_what_is_under_way_and_ends_streams() -> None:
             group.start_soon(read)
             served.stop.set()
             begun_at = monotonic()
-        assert monotonic() - begun_at < 3
+        assert monotonic() - begun_at < 15
     assert [reply.status for reply in replies] == [200, 200]
     assert all(reply.headers["connection"] == "close" for reply in replies)
     assert streamed[0].endswith(b"0\r\n\r\n"), "to its end"
@@ -426,9 +440,10 @@ async def test_the_end_does_not_wait_for_a_client_that_reads_nothing(monkeypatch
             unread.send(head(path="/stream"))
             await eventually(lambda: any(one.flow.write_paused for one in served._listener.live.all))  # type: ignore[attr-defined]
             begun_at = monotonic()
-        assert monotonic() - begun_at < 5
+        assert monotonic() - begun_at < 15
 
 
+@pytest.mark.timed(0.1)
 async def test_the_end_waits_for_a_client_that_reads_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "UNREAD_AT_END_S", 0.1)
     async with AsyncExitStack() as stack, anyio.create_task_group() as group, serving(grace_s=20) as served:
@@ -454,7 +469,7 @@ async def test_the_end_waits_for_nobody_beyond_its_time(caplog: pytest.LogCaptur
             stuck.send(head(path="/slow"))
             await served.begun.wait()
             begun_at = monotonic()
-        assert monotonic() - begun_at < 2
+        assert monotonic() - begun_at < 15
         told = await stuck.reply()
         assert (told.status, told.code) == (503, "stopping")
     assert "Traceback" not in caplog.text
@@ -527,7 +542,7 @@ async def test_a_handshake_that_stalls_ends(authority: trustme.CA, tmp_path: Pat
         stalled.send(b"\x16\x03\x01")
         begun_at = monotonic()
         await stalled.rest()
-        assert monotonic() - begun_at < 3
+        assert monotonic() - begun_at < 15
 
 
 async def test_a_certificate_that_changes_is_used_and_one_that_is_wrong_is_not(

@@ -9,6 +9,7 @@ import pytest
 
 from tests.integration.conftest import Queues
 from tests.support.service import Streamed, app_of, client_of
+from tests.support.waiting import SOON_S
 from uno.event_bus.dead_letter import bulk
 from uno.event_bus.dead_letter.remote.wire import Answers, BulkResult
 from uno.event_bus.dead_letter.service import lines as lines_module
@@ -128,6 +129,7 @@ async def test_a_stream_that_is_silent_tells_how_far_it_is(queues: Queues, monke
 # -- early ends ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timed(0.5)
 @pytest.mark.parametrize("end", ["the client leaves", "the service stops"])
 @pytest.mark.parametrize("accept", ["application/x-ndjson", "application/json"])
 async def test_a_verb_on_many_letters_ends_with_its_request(
@@ -153,7 +155,7 @@ async def test_a_verb_on_many_letters_ends_with_its_request(
     rest = b""
     async with anyio.create_task_group() as group:
         group.start_soon(stream.run)
-        with anyio.move_on_after(5):
+        with anyio.move_on_after(SOON_S):
             group.start_soon(_end, begun, stop.set if end == "the service stops" else stream.leave)
             rest = await stream.rest()
     assert "cancelled: 20 done" in caplog.text

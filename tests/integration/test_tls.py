@@ -11,8 +11,9 @@ import pytest
 
 from tests.integration.conftest import Queues, queues_on
 from tests.support.cli import APP, Cli, wait_for_line
+from tests.support.spools import all_sent
 from tests.support.tls import NAME, Certificates, TlsCluster, TlsServer, Wire, tapped
-from tests.support.waiting import eventually, running
+from tests.support.waiting import eventually, patiently, running
 from uno.event_bus.dead_letter import (
     ConfigError,
     DeadLetterConfig,
@@ -107,6 +108,7 @@ async def test_every_node_of_a_cluster_is_reached_alike(tls_cluster: TlsCluster,
     assert all(node.client.dbsize() for node in tls_cluster.nodes)
 
 
+@pytest.mark.timed(0.3)
 async def test_a_node_of_a_cluster_that_is_not_what_it_says_is_refused(tls_cluster: TlsCluster) -> None:
     """Its name is checked as the first one's is (P61); the letters of the others go on."""
     tls_cluster.flush()
@@ -114,7 +116,7 @@ async def test_a_node_of_a_cluster_that_is_not_what_it_says_is_refused(tls_clust
     wrong = str(tls_cluster.certificates.issued("wrong", "other.example"))
     node.client.config_set("tls-cert-file", wrong, "tls-key-file", wrong)
     try:
-        config = DeadLetterConfig(shards=8, operation_timeout=0.3)
+        config = DeadLetterConfig(shards=8, operation_timeout=1.0)
         async with DeadLetterQueue(tls_cluster.url, config) as queue:
             results = await asyncio.gather(
                 *[queue.add({}, ordering_key=str(n)) for n in range(32)], return_exceptions=True
@@ -134,12 +136,12 @@ async def test_a_node_of_a_cluster_that_is_not_what_it_says_is_refused(tls_clust
 async def refused(source: Any, words: str, kind: type[DeadLetterError], **settings: Any) -> None:
     """What is refused at `open` is at `add`: at once, in one line with these words, and the address."""
     for verb in ("open", "add"):
-        queue = DeadLetterQueue(source, DeadLetterConfig(shards=1, **settings))
+        queue = DeadLetterQueue(source, DeadLetterConfig(shards=1, operation_timeout=30, **settings))
         began = monotonic()
         with pytest.raises(kind, match=words) as caught:
             await (queue.open() if verb == "open" else queue.add({"n": 1}))
         await queue.aclose()
-        assert monotonic() - began < 1.8
+        assert monotonic() - began < 15
         for secret in (PASSWORD, "wr0ng", "\n"):
             assert secret not in str(caught.value)
         assert f" at {NAME}:" in str(caught.value)
@@ -205,10 +207,8 @@ async def test_captures_wait_on_disk_for_a_certificate(tls: TlsServer, tmp_path:
         assert (await queue.add({}, event_id="e1")) == "spooled:e1"
         tls.show(tls.certificates.server)
 
-        async def has_come() -> bool:
-            return (await queue.stats()).open == 1
-
-        await eventually(has_come)
+        await all_sent(queue)
+        assert (await patiently(queue.stats)).open == 1
 
 
 @pytest.mark.parametrize("case", ["wrong password", "unknown user", "none", "switched off"])
@@ -243,7 +243,7 @@ def test_a_command_says_it_and_how_it_ends(tls: TlsServer) -> None:
     assert strange.err.startswith("uno: error: Redis is unavailable (TLS: the server's certificate is refused")
     assert strange.err.count("\n") == 1
     ours = {"DLQ_REDIS_CA_FILE": str(tls.certificates.ca)}
-    wrong = cli("list", DLQ_REDIS_USERNAME="shop", DLQ_REDIS_PASSWORD="wr0ng", **ours)
+    wrong = cli("list", DLQ_REDIS_USERNAME="shop", DLQ_REDIS_PASSWORD="wr0ng", DLQ_OPERATION_TIMEOUT="20", **ours)
     assert wrong.status == 2
     assert "user or password was refused" in wrong.err
     assert "wr0ng" not in wrong.err
@@ -266,7 +266,7 @@ def test_a_worker_waits_for_a_certificate_and_recovers(tls: TlsServer, tmp_path:
         wait_for_line(process, "started")
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=20)
+        process.communicate(timeout=40)
     assert process.returncode == 0
 
 
@@ -277,8 +277,8 @@ WORDS = (PASSWORD.encode(), MARKER.encode(), b"HELLO", b"AUTH", b"EVALSHA", b"SE
 
 
 async def _pass_a_letter(wire: Wire, scheme: str, **settings: Any) -> None:
-    settings = {"redis_username": "shop", "redis_password": PASSWORD} | settings
-    config = DeadLetterConfig(shards=1, operation_timeout=0.3, **settings)
+    whole: dict[str, Any] = {"redis_username": "shop", "redis_password": PASSWORD, "operation_timeout": 20}
+    config = DeadLetterConfig(shards=1, **(whole | settings))
     async with DeadLetterQueue(f"{scheme}://{NAME}:{wire.port}", config) as queue:
         await queue.add({"text": MARKER})
 
@@ -298,8 +298,9 @@ async def test_nothing_is_in_the_clear_on_the_wire(tls: TlsServer) -> None:
 async def test_nothing_is_in_the_clear_after_a_handshake_that_failed(tls: TlsServer, port: str) -> None:
     """There is no second try without TLS, whoever answers."""
     async with tapped(tls.port if port == "tls" else tls.plain_port) as wire:
+        strange = str(tls.certificates.strange_ca)
         with pytest.raises(StoreUnavailable):
-            await _pass_a_letter(wire, "rediss", redis_ca_file=str(tls.certificates.strange_ca))
+            await _pass_a_letter(wire, "rediss", redis_ca_file=strange, operation_timeout=0.3)
     assert wire.connections >= 1
     assert wire.sent.startswith(b"\x16\x03")  # a handshake, and not a word more
     assert wire.saw(*WORDS) == []
@@ -313,6 +314,7 @@ def _cut(tls: TlsServer) -> None:
     tls.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
 
+@pytest.mark.timed(0.2)
 @pytest.mark.parametrize("how", ["rotated", "switched off"])
 async def test_a_login_is_lost_and_found_while_a_worker_runs(
     tls: TlsServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
@@ -321,7 +323,7 @@ async def test_a_login_is_lost_and_found_while_a_worker_runs(
     path = tmp_path / "password"
     path.write_text(f"{PASSWORD}\n")
     seen: list[int] = []
-    async with queues_on(tls, operation_timeout=0.3) as queues:
+    async with queues_on(tls, operation_timeout=0.6) as queues:
         queue = queues(redis_username="shop", redis_password_file=str(path))
 
         @queue.handler()
@@ -347,11 +349,12 @@ async def test_a_login_is_lost_and_found_while_a_worker_runs(
         assert secret not in caplog.text
 
 
+@pytest.mark.timed(0.2)
 async def test_files_rotate_while_a_queue_is_used(tls: TlsServer, tmp_path: Path) -> None:
     """An authority, in place; a file that cannot be used meanwhile is told, and is worth another try."""
     ca = tmp_path / "ca.pem"
     ca.write_bytes(tls.certificates.ca.read_bytes())
-    config = DeadLetterConfig(shards=1, operation_timeout=0.3, redis_ca_file=str(ca))
+    config = DeadLetterConfig(shards=1, operation_timeout=0.6, redis_ca_file=str(ca))
     async with DeadLetterQueue(tls.bare_url, config) as queue:
         await queue.add({})
         tls.show(tls.certificates.issued("strange", strange=True))

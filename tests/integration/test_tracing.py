@@ -431,6 +431,7 @@ async def test_the_engine_calls_nothing_that_instrumentation_of_redis_wraps(
     assert called == []
 
 
+@pytest.mark.timed(0.2)
 async def test_releases_make_no_attempt_and_what_is_cut_short_says_why(queues: Queues, traces: Traces) -> None:
     """Nobody handles one letter; the handler of the other does not end before the worker does."""
     queue = queues(tracer_provider=traces.provider, shutdown_grace=0.0)
@@ -588,7 +589,7 @@ async def test_a_settle_that_the_store_cannot_take_says_so_once(
     async def handle(event: dict[str, Any]) -> None:
         stoppable.stop()
 
-    await queue.add({}, type="order", delay=0)
+    await queues(stoppable.url, shards=1, queue="outage").add({}, type="order", delay=0)
     async with running(queue):
         await eventually(lambda: traces.all("ack outage"))
         await anyio.sleep(0.5)

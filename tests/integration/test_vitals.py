@@ -1,6 +1,7 @@
 """Vitals: ready means that letters get on, and not ready says why."""
 
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -68,7 +69,7 @@ async def test_a_worker_is_ready_when_its_shards_have_answered_and_until_it_stop
     async with watched(queue) as (vitals, stop):
         told = await ready(vitals)
         assert told.facts["served"] == [0, 1] and told.facts["shards"] == 2
-        assert told.facts["queue"] == queue.config.queue and _silence(vitals) < 5
+        assert told.facts["queue"] == queue.config.queue and _silence(vitals) < 20
         await queue.add(1, type="a", delay=0)
         await begun.wait()
         stop.set()
@@ -77,6 +78,7 @@ async def test_a_worker_is_ready_when_its_shards_have_answered_and_until_it_stop
         go.set()
 
 
+@pytest.mark.timed(0.2)
 async def test_a_blocked_loop_is_neither_live_nor_ready(queues: Queues, monkeypatch: pytest.MonkeyPatch) -> None:
     """For longer than a lease; the first beat afterwards heals it."""
     monkeypatch.setattr("uno.event_bus.dead_letter.worker.vitals.SHORTEST_BLOCK_S", 0.1)
@@ -84,7 +86,7 @@ async def test_a_blocked_loop_is_neither_live_nor_ready(queues: Queues, monkeypa
         await ready(vitals)
         time.sleep(0.35)  # noqa: ASYNC251 - the fault
         live, told = vitals.live(), vitals.ready()
-        assert not live.ok and live.why.startswith("the event loop has been blocked for 0.")
+        assert not live.ok and re.match(r"the event loop has been blocked for \d+\.", live.why)
         assert not told.ok and told.why == live.why
         await eventually(lambda: vitals.live().ok)
 
@@ -131,6 +133,7 @@ def _silence(vitals: Vitals) -> float:
     return seconds
 
 
+@pytest.mark.timed(1.0)
 async def test_a_shard_that_does_not_answer_makes_the_worker_unready_until_it_does(
     queues: Queues, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +182,7 @@ async def _keys_of(queue: DeadLetterQueue, index: int) -> list[str]:
     return [key for key in "abcdefghijklmnop" if store.home_of(NewLetter("e", "t", b"", ordering_key=key)) == index]
 
 
+@pytest.mark.timed(0.2)
 async def test_a_worker_is_ready_when_the_shard_that_never_answered_is_anothers(
     queues: Queues, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,7 +192,7 @@ async def test_a_worker_is_ready_when_the_shard_that_never_answered_is_anothers(
     words = iter([name.rpartition("-")[2] for name in names])
     secrets = SimpleNamespace(token_hex=lambda size: next(words))
     monkeypatch.setattr("uno.event_bus.dead_letter.worker.session.secrets", secrets)
-    first, second = queues(shards=2, lease_seconds=0.6), queues(shards=2, lease_seconds=0.6)
+    first, second = queues(shards=2, lease_seconds=1.5), queues(shards=2, lease_seconds=1.5)
     meta = (await first._store()).shards[0].key("meta")
     server.client.hset(meta, mapping={"protocol": 99, "mark": "0-0"})
     async with watched(first) as (vitals, _):
@@ -244,8 +248,8 @@ async def test_logging_that_raises_holds_no_letter(queues: Queues, broken_loggin
     async with watched(queue) as (vitals, _):
         await ready(vitals)
         ids = await queue.add_many(range(10), delay=0)
-        await eventually(lambda: sorted(told) == sorted(ids), within_s=4)
-        await eventually(lambda: vitals.ready().facts["held"] == 0, within_s=4)
+        await eventually(lambda: sorted(told) == sorted(ids))
+        await eventually(lambda: vitals.ready().facts["held"] == 0)
     assert (await queue.stats()).parked == 10
 
 

@@ -14,10 +14,13 @@ from tests.integration.conftest import Queues
 from tests.support.look import Look
 from tests.support.places import Place
 from tests.support.proxy import Proxy
-from tests.support.waiting import eventually, running, running_in_a_thread
+from tests.support.waiting import SOON_S, eventually, running, running_in_a_thread
 from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue, Letter
 from uno.event_bus.dead_letter.worker import assignment
 from uno.event_bus.dead_letter.worker.reclaimer import Reclaimer
+
+pytestmark = pytest.mark.timed(0.1)
+"""Leases of half a second are kept, and lost at their time."""
 
 
 async def resolved(queue: DeadLetterQueue, count: int) -> bool:
@@ -179,7 +182,7 @@ async def test_a_node_whose_clock_is_ahead_of_the_others_gets_its_letters_back(q
     await shard.take("a worker that died", 1)
     async with anyio.create_task_group() as group:
         group.start_soon(Reclaimer(session, shard, lambda: None).run)
-        await eventually(lambda: _has_suspects(queue, 1), within_s=5)
+        await eventually(lambda: _has_suspects(queue, 1))
         group.cancel_scope.cancel()
 
 
@@ -202,7 +205,7 @@ async def test_a_suspect_runs_although_handlers_outlast_leases_and_there_is_alwa
     assert await _has_suspects(queue, 1)
     await queue.add_many([1.5, 2.1, 2.9, 3.3] * 60, type="slow", delay=0)
     async with running(queue) as worker:
-        await eventually(lambda: ran, within_s=12)
+        await eventually(lambda: ran)
         assert (await queue.stats()).open > 40, "the backlog has ended first"
         worker.stop.set()
 
@@ -348,11 +351,11 @@ async def test_a_letter_discarded_under_its_handler_ends_there(queues: Queues) -
         id = await queue.add({}, delay=0)
         await began.wait()
         await queue.discard(id, "test")
-        with anyio.fail_after(5):
+        with anyio.fail_after(SOON_S):
             await ended.wait()
         began = anyio.Event()
         await queue.add({}, delay=0)
-        with anyio.fail_after(5):
+        with anyio.fail_after(SOON_S):
             await began.wait()  # the slot lives
     totals = (await queue.stats()).totals
     assert (totals["discarded"], totals["resolved"], totals["retried"]) == (1, 0, 0)
@@ -391,7 +394,7 @@ async def test_the_cancellation_of_a_lost_letter_never_reaches_the_next_one(queu
             wake.set()
         session[0].holdings.lose(held)
         await queue.discard(held.letter.id, "test")
-        await eventually(lambda: done == [1, 2, 3], within_s=5)
+        await eventually(lambda: done == [1, 2, 3])
 
 
 async def _session_of(queue: DeadLetterQueue) -> list[Any]:

@@ -50,7 +50,7 @@ class ShardBesideModel(RuleBasedStateMachine):
         super().__init__()
         self.place.flush()
         self.runner = asyncio.Runner()
-        self.topology = Topology(seeds_of(self.place.url), timeout_s=5.0)
+        self.topology = Topology(seeds_of(self.place.url), timeout_s=20.0)
         self.now_ms = START_MS
         self.shard = Shard("default", 0, self.topology, Layout(FORMAT, 1, 1, LEASE_MS, 1), now_us=START_MS * 1000)
         self.model = PlainShard(window_ms=WINDOW_MS, max_crashes=MAX_CRASHES)

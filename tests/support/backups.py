@@ -93,7 +93,7 @@ class Drill(Load):
 async def drilling(queues: Callable[..., DeadLetterQueue]) -> AsyncIterator[Drill]:
     """A drill at work. After the block its worker and producer are gone, in the middle of what they did."""
     settings = {"lease_seconds": LEASE_S, "operation_timeout": 1.0, "concurrency": 20}
-    drill = Drill(queues(**settings), queues(**settings))
+    drill = Drill(queues(**settings), queues(**(settings | {"operation_timeout": 20.0})))
     ready = anyio.Event()
     async with anyio.create_task_group() as group:
         group.start_soon(lambda: drill.worker.run(ready=ready))

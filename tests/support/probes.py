@@ -26,7 +26,7 @@ def get(
 ) -> Answer:
     """Ask for a page; blocks."""
     parts = urlsplit(url)
-    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=10)
+    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=20)
     try:
         connection.request(method, path, body, headers=dict(headers or {}))
         answer = connection.getresponse()

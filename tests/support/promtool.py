@@ -49,7 +49,7 @@ def program(name: str) -> str:
 def promtool(*words: str | Path, **options: Any) -> "subprocess.CompletedProcess[str]":
     """Run promtool with these words."""
     return subprocess.run(
-        [program("promtool"), *map(str, words)], capture_output=True, text=True, timeout=30, check=False, **options
+        [program("promtool"), *map(str, words)], capture_output=True, text=True, timeout=50, check=False, **options
     )
 
 

@@ -168,14 +168,14 @@ class Proxy:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._started.wait(10)
+        assert self._started.wait(20)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(20)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _in_loop(self, act: Callable[[], Any]) -> None:
@@ -186,7 +186,7 @@ class Proxy:
             done.set()
 
         self._loop.call_soon_threadsafe(run)
-        assert done.wait(10)
+        assert done.wait(20)
 
     async def _listen(self) -> list[asyncio.Server]:
         if self._target_url.startswith("unix:"):

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-PATIENCE_S = 10.0
+PATIENCE_S = 20.0
 
 
 class Reply(NamedTuple):

@@ -130,7 +130,7 @@ class Server:
                 self._process.send_signal(number)
                 if number is not signal.SIGKILL:
                     self._process.send_signal(signal.SIGCONT)
-            self._process.wait(10)
+            self._process.wait(START_SECONDS)
             self._process = None
 
     def clients(self) -> list[Any]:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, patiently
 from uno.event_bus.dead_letter import DeadLetterQueue, Letter
 
 __all__ = ["all_sent", "letters_of", "numbers", "spool_files"]
@@ -26,7 +26,11 @@ async def all_sent(queue: DeadLetterQueue, but: int = 0) -> None:
 
 async def letters_of(queue: DeadLetterQueue) -> list[Letter]:
     """The open letters, shard by shard, oldest first."""
-    return [letter async for letter in queue.letters()]
+
+    async def ask() -> list[Letter]:
+        return [letter async for letter in queue.letters()]
+
+    return await patiently(ask)
 
 
 async def numbers(queue: DeadLetterQueue) -> list[int]:

@@ -70,12 +70,30 @@ class TlsServer(Server):
 
     def __init__(self, certificates: Certificates) -> None:
         self.certificates = certificates
+        super().__init__(SERVER)
+        self._take_ports()
+
+    def _take_ports(self) -> None:
         self.port, self.plain_port = free_port(), free_port()
         ports = ("--bind", HOST, "--port", str(self.plain_port), "--tls-port", str(self.port))
-        super().__init__(SERVER, *ports, *certificates.flags())
+        self.options = (*ports, *self.certificates.flags())
         self.bare_url = f"rediss://{NAME}:{self.port}/0"
         """Names no authority."""
-        self.url = f"{self.bare_url}?ssl_ca_certs={certificates.ca}"
+        self.url = f"{self.bare_url}?ssl_ca_certs={self.certificates.ca}"
+
+    @override
+    def start(self) -> None:
+        """Start it; at other ports when somebody was quicker to take these."""
+        for _ in range(3):
+            try:
+                return super().start()
+            except RuntimeError:
+                if "ddress already in use" not in self.log():
+                    raise
+                self.stop()
+                (self.folder / "server.log").unlink()
+                self._take_ports()
+        return super().start()
 
     @property
     @override

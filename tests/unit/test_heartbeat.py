@@ -11,6 +11,8 @@ from tests.support.waiting import eventually
 from uno.event_bus.dead_letter.store.values import Extended
 from uno.event_bus.dead_letter.worker.heartbeat import Heartbeat
 
+pytestmark = pytest.mark.timed(0.1)
+
 LEASE_S = 1.2
 
 

@@ -122,7 +122,7 @@ async def test_a_taker_that_is_cancelled_in_the_line_holds_up_nobody() -> None:
         group.start_soon(wait)
         await anyio.sleep(0.01)
         holdings.hold(1, [])
-        await eventually(lambda: waiting, within_s=5)
+        await eventually(lambda: waiting)
     assert waiting == [1]
 
 

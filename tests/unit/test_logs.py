@@ -206,7 +206,7 @@ def test_the_count_is_told_without_another_such_line(
     with logging_to(JsonLines(), logger) as (read, repeats):
         logger.warning("once")
         assert repeats._timer is not None
-        repeats._timer.join(5)
+        repeats._timer.join(20)
         assert [line["message"] for line in read()] == ["1 more lines like this one were not logged: once"]
         monkeypatch.setattr(ration, "WINDOW_S", 10.0)
         logger.warning("twice")

@@ -131,6 +131,7 @@ def page_of(snapshot: Snapshot) -> Page:
     return Page(registry)
 
 
+@pytest.mark.timed(0.05)
 async def test_scrapes_at_the_same_time_share_one_snapshot() -> None:
     """And those of the next moment; the first one after that takes a new one."""
     taken: list[Snapshot | None] = []

@@ -10,6 +10,7 @@ import anyio.lowlevel
 import pytest
 
 from tests.support.holding import Records, held, session
+from tests.support.waiting import SOON_S
 from uno.event_bus.dead_letter.errors import DeadLetterError, LayoutMismatch, QueueFull, StoreError, StoreUnavailable
 from uno.event_bus.dead_letter.letter import Verb
 from uno.event_bus.dead_letter.store.values import Outcome, Verdict
@@ -64,7 +65,7 @@ class Settling:
         async with anyio.create_task_group() as group:
             group.start_soon(self.settler.run)
             yield
-            with anyio.fail_after(5):
+            with anyio.fail_after(SOON_S):
                 await self.session.holdings.emptied()
             await anyio.sleep(0.005)
             group.cancel_scope.cancel()
@@ -90,7 +91,7 @@ async def test_an_outcome_that_comes_alone_does_not_wait_long() -> None:
     """Some ms; nor does it wait for ever for the batch that was cut off before it."""
     settling = Settling(batch_size=10)
     async with settling.until_empty():
-        with anyio.fail_after(1):
+        with anyio.fail_after(SOON_S):
             for n in range(5):
                 settling.put(held(n))
                 await settling.session.holdings.emptied()

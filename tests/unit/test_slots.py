@@ -35,7 +35,7 @@ async def test_each_letter_is_run_once_and_at_most_so_many_at_a_time(tasks: int)
         slots.put(letters[:7])
         await anyio.sleep(0.003)
         slots.put(letters[7:])
-        await eventually(lambda: len(started) == 20 and not now, within_s=5)
+        await eventually(lambda: len(started) == 20 and not now)
         group.cancel_scope.cancel()
     assert started == [letter.letter.id for letter in letters]
     assert most == tasks
@@ -43,10 +43,10 @@ async def test_each_letter_is_run_once_and_at_most_so_many_at_a_time(tasks: int)
 
 async def test_handlers_that_never_wait_run_in_a_single_task() -> None:
     """No crowd is woken for them."""
-    tasks: set[int] = set()
+    tasks: list[int] = []
 
     async def attempt(letter: Held) -> None:
-        tasks.add(anyio.get_current_task().id)
+        tasks.append(anyio.get_current_task().id)
 
     slots = Slots(attempt)
     async with anyio.create_task_group() as group:
@@ -54,9 +54,9 @@ async def test_handlers_that_never_wait_run_in_a_single_task() -> None:
             group.start_soon(Slot(slots).run)
         await anyio.sleep(0.001)
         slots.put([held(n) for n in range(50)])
-        await anyio.sleep(0.01)
+        await eventually(lambda: len(tasks) == 50)
         group.cancel_scope.cancel()
-    assert len(tasks) <= 2
+    assert len(set(tasks)) <= 2
 
 
 async def test_letters_that_no_task_has_started_can_be_withdrawn() -> None:
@@ -73,12 +73,12 @@ async def test_letters_that_no_task_has_started_can_be_withdrawn() -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(Slot(slots).run)
         slots.put([one, two, three])
-        await anyio.sleep(0.001)
+        await eventually(lambda: started)
         assert slots.withdraw() == [two, three]
         slots.put([two])
         slots.put_first(first)
         release.set()
-        await anyio.sleep(0.001)
+        await eventually(lambda: len(started) == 3)
         group.cancel_scope.cancel()
     assert started == [x.letter.id for x in (one, first, two)]
 
@@ -104,10 +104,10 @@ async def test_a_cancelled_letter_leaves_its_slot_to_the_next(swallows: bool) ->
     async with anyio.create_task_group() as group:
         group.start_soon(Slot(slots).run)
         slots.put([lost, following])
-        await anyio.sleep(0.001)
+        await eventually(lambda: lost.slot)
         assert lost.slot is not None
         lost.slot.cancel()
-        await eventually(lambda: done, within_s=5)
+        await eventually(lambda: done)
         group.cancel_scope.cancel()
     assert lost.slot is None
 
@@ -129,11 +129,11 @@ async def test_a_cancellation_at_the_very_end_of_a_letter_does_not_reach_the_nex
     async with anyio.create_task_group() as group:
         group.start_soon(Slot(slots).run)
         slots.put([lost, following])
-        await anyio.sleep(0.001)
+        await eventually(lambda: lost.slot)
         wake.set()
         assert lost.slot is not None
         lost.slot.cancel()
-        await eventually(lambda: done, within_s=5)
+        await eventually(lambda: done)
         group.cancel_scope.cancel()
 
 
@@ -164,7 +164,7 @@ async def test_no_letter_is_forgotten_when_letters_are_cancelled_at_random(seed:
             if victim.slot is not None:
                 cancelled.add(victim.letter.id)
                 victim.slot.cancel()
-        await eventually(lambda: len(started) == 300 and not any(letter.slot for letter in letters), within_s=5)
+        await eventually(lambda: len(started) == 300 and not any(letter.slot for letter in letters))
         group.cancel_scope.cancel()
     assert set(started.values()) == {1}
     assert ended | cancelled == {letter.letter.id for letter in letters}

@@ -21,6 +21,9 @@ from uno.event_bus.dead_letter.worker.holdings import Held
 from uno.event_bus.dead_letter.worker.session import Session
 from uno.event_bus.dead_letter.worker.taker import Taker
 
+pytestmark = pytest.mark.timed(0.1)
+"""It wakes at its time, well before it would look by itself."""
+
 
 def taken(*letters: Letter, more: bool = False, next_due_ms: int | None = None) -> Taken:
     return Taken(list(letters), 1_000_000, b"1-1", more, next_due_ms, None, False, False)
@@ -92,7 +95,7 @@ async def test_it_waits_while_leases_cannot_be_kept_although_a_letter_is_due(mon
         assert len(looks) < 10
         assert shard.takes == []
         monkeypatch.undo()
-        await eventually(lambda: shard.takes, within_s=2)
+        await eventually(lambda: shard.takes)
 
 
 async def test_it_waits_while_every_handler_needs_a_thread_and_all_threads_hang() -> None:
@@ -109,7 +112,7 @@ async def test_it_waits_while_every_handler_needs_a_thread_and_all_threads_hang(
         assert made.is_stuck and taker.is_idle
         assert shard.takes == [] and len(looks) < 10
         made.handlers.left.discard(hanging[0])
-        await eventually(lambda: shard.takes, within_s=2)
+        await eventually(lambda: shard.takes)
 
     async def handle(event: Any) -> None: ...
 

@@ -12,7 +12,7 @@ import anyio
 import anyio.from_thread
 import pytest
 
-from tests.support.waiting import eventually
+from tests.support.waiting import SOON_S, eventually
 from uno.event_bus.dead_letter.worker import threads as module
 from uno.event_bus.dead_letter.worker.threads import Threads
 
@@ -27,7 +27,7 @@ class Hanging:
 
     def __call__(self) -> str:
         self.began += 1
-        assert self.release.wait(20)
+        assert self.release.wait(SOON_S)
         self.ended += 1
         return "late"
 
@@ -113,6 +113,7 @@ async def test_a_call_that_outlives_its_caller_keeps_its_place(hang: Hanging) ->
         assert sum(thread.name == "uno handler" for thread in threading.enumerate()) <= 2
 
 
+@pytest.mark.timed(0.2)
 async def test_who_waits_for_a_place_hears_that_none_will_come(hang: Hanging) -> None:
     """The one call that runs outlives its caller meanwhile."""
     answers: list[Any] = []
@@ -166,6 +167,7 @@ async def test_calls_that_others_have_left_count_too(hang: Hanging, monkeypatch:
     assert not left
 
 
+@pytest.mark.timed(0.03)
 async def test_a_call_that_ends_as_it_is_left_is_not_left() -> None:
     """The thread is done and its result is on its way: it must not be counted for ever."""
     notes = Notes()
@@ -221,7 +223,10 @@ async def test_functions_in_threads_can_call_back_and_ask_whether_they_were_canc
 
     ident = threading.get_ident()
     async with Threads(1, set(), Notes()) as threads:
-        assert await call(threads, work, within_s=0.1) == "too late"
+        async with anyio.create_task_group() as caller:
+            caller.start_soon(call, threads, work)
+            await eventually(lambda: hang.began)
+            caller.cancel_scope.cancel()
         hang.release.set()
         await eventually(lambda: len(told) == 4)
     assert told == ["the caller's", 2, True, "cancelled"]
@@ -250,10 +255,11 @@ def _threads_of_handlers() -> int:
 async def test_threads_end_with_their_worker_and_keep_no_process_alive(hang: Hanging) -> None:
     """Those that were idle at once, one that hangs when it has ended; none of them is waited for at exit."""
     await eventually(lambda: not _threads_of_handlers())
+    together = threading.Barrier(4, timeout=SOON_S)
     async with Threads(5, set(), Notes()) as threads:
         async with anyio.create_task_group() as group:
             for _ in range(4):
-                group.start_soon(call, threads, lambda: time.sleep(0.02))
+                group.start_soon(call, threads, together.wait)
         await call(threads, hang, within_s=0.01)
         assert all(thread.daemon for thread in threading.enumerate() if thread.name == "uno handler")
         assert _threads_of_handlers() >= 4
@@ -266,11 +272,12 @@ async def test_threads_that_only_a_rush_needed_end_after_a_while(monkeypatch: py
     """Ten at once, then one after another: one is enough."""
     await eventually(lambda: not _threads_of_handlers())
     now = time.monotonic()
+    together = threading.Barrier(10, timeout=SOON_S)
     monkeypatch.setattr(module, "monotonic", lambda: now)
     async with Threads(10, set(), Notes()) as threads:
         async with anyio.create_task_group() as group:
             for _ in range(10):
-                group.start_soon(call, threads, lambda: time.sleep(0.05))
+                group.start_soon(call, threads, together.wait)
         assert _threads_of_handlers() == 10
         now += 11
         for _ in range(3):
