@@ -35,7 +35,7 @@ class Own:
         self._mark = uuid4().hex
         self._made: list[subprocess.Popen[str]] = []
 
-    def spawn(self, *words: str, **variables: str) -> "subprocess.Popen[str]":
+    def spawn(self, *words: str, **variables: Any) -> "subprocess.Popen[str]":
         variables |= {"TMPDIR": str(self.folder), "UNO_TEST_MARK": self._mark, "REDIS_URL": ""}
         made = Cli("").spawn("bench", *words, **variables)
         self._made.append(made)

@@ -134,9 +134,12 @@ async def test_a_node_of_a_cluster_that_is_not_what_it_says_is_refused(tls_clust
 
 
 async def refused(source: Any, words: str, kind: type[DeadLetterError], **settings: Any) -> None:
-    """What is refused at `open` is at `add`: at once, in one line with these words, and the address."""
+    """What is refused at `open` is at `add`: at once, in one line with these words, and the address.
+
+    What is met by silence is refused after the operation timeout.
+    """
     for verb in ("open", "add"):
-        queue = DeadLetterQueue(source, DeadLetterConfig(shards=1, operation_timeout=30, **settings))
+        queue = DeadLetterQueue(source, DeadLetterConfig(shards=1, **({"operation_timeout": 30} | settings)))
         began = monotonic()
         with pytest.raises(kind, match=words) as caught:
             await (queue.open() if verb == "open" else queue.add({"n": 1}))
@@ -148,12 +151,12 @@ async def refused(source: Any, words: str, kind: type[DeadLetterError], **settin
         assert getattr(caught.value, "certain", True)
 
 
-type Act = Callable[[TlsServer], tuple[str, dict[str, str]]]
+type Act = Callable[[TlsServer], tuple[str, dict[str, Any]]]
 """Does something to the server; returns the URL and the settings that are to fail."""
 
 
 def _shows(name: str, *identities: str, days: tuple[float, float] = (-1, 1)) -> Act:
-    def act(tls: TlsServer) -> tuple[str, dict[str, str]]:
+    def act(tls: TlsServer) -> tuple[str, dict[str, Any]]:
         tls.show(tls.certificates.issued(name, *identities, days=days))
         return tls.url, {}
 
@@ -161,7 +164,7 @@ def _shows(name: str, *identities: str, days: tuple[float, float] = (-1, 1)) -> 
 
 
 def _asks(protocols: str, **settings: str) -> Act:
-    def act(tls: TlsServer) -> tuple[str, dict[str, str]]:
+    def act(tls: TlsServer) -> tuple[str, dict[str, Any]]:
         tls.client.config_set("tls-auth-clients", "yes", "tls-protocols", protocols)
         return tls.url, settings
 
@@ -181,7 +184,7 @@ HANDSHAKES: dict[str, tuple[Act, str]] = {
     "asks for ours, 1.2": (_asks("TLSv1.2"), r"TLS: the server asks for a certificate of ours \(redis_cert_file\)"),
     "is too old": (_asks("TLSv1.1"), r"TLS: the server speaks no version from 1.2 on"),
     "is a plain port": (
-        lambda tls: (tls.url.replace(str(tls.port), str(tls.plain_port)), {}),
+        lambda tls: (tls.url.replace(str(tls.port), str(tls.plain_port)), {"operation_timeout": 2}),
         r"no answer to the TLS handshake, in time \(is that a port for TLS\?\)|what answers is no TLS",
     ),
     "is a port for TLS": (
