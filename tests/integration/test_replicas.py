@@ -8,7 +8,7 @@ import pytest
 from tests.integration.conftest import Queues
 from tests.support.clusters import Cluster
 from tests.support.servers import Server
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, patiently
 from uno.event_bus.dead_letter import Where
 from uno.event_bus.dead_letter.store.local_node import LocalNode
 
@@ -61,6 +61,7 @@ async def test_a_primary_answers_for_replicas_that_do_not(cluster: Cluster, queu
     """Replicas that hang, or are gone, cost one timeout a shard; then the primaries are asked."""
     queue = queues(shards=4, read_from="replica", operation_timeout=0.5)
     await queues(shards=4).add_many([{"n": n} for n in range(20)], delay=60)
+    await patiently(queue.open)
     first, *others = replicas_of(cluster)
     first.send(signal.SIGSTOP)
     for replica in others:
