@@ -9,6 +9,9 @@ ARGS ?=
 WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 2 )))
 PYTEST := $(PYTHON) -m pytest -q -n $(WORKERS) --dist loadgroup
 
+# Hundreds of processes that are started by tests would each compile what it imports, and pytest rewrite each test.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Resolved as if for no machine in particular, and without any registry's address.
 COMPILE := uv pip compile --quiet --universal --python-version 3.13 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate $(ARGS)

@@ -217,7 +217,7 @@ class DeadLetterConfig(Settings):
     """
 
     operation_timeout: float = setting(5.0, Real(0.05, 300, "seconds"))
-    """Seconds that one round trip to Redis may take; then `StoreUnavailable`.
+    """Seconds that one round trip to Redis may take, or that a queue is opened in; then `StoreUnavailable`.
 
     Too short: a slow moment of the server becomes an error. Longer than a third of ``lease_seconds``: one
     stuck heartbeat may cost leases.
