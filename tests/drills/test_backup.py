@@ -23,7 +23,7 @@ from uno.event_bus.dead_letter import DeadLetterQueue
 from uno.event_bus.dead_letter.store.layout import slot_of
 from uno.event_bus.dead_letter.store.local_cluster import LocalNode
 
-pytestmark = [pytest.mark.xdist_group("backup"), pytest.mark.timed(0.5)]
+pytestmark = pytest.mark.xdist_group("backup")
 
 AOF = ("--appendonly", "yes", "--appendfsync", "everysec")
 

@@ -209,6 +209,7 @@ async def test_a_shard_whose_node_is_away_pauses_alone(cluster: Cluster, queues:
                 # Mostly within milliseconds. A machine that stands still for a second loses a reply of `take`: its
                 # letters are found by the second heartbeat after that, each a third of a lease later.
                 await eventually(lambda: set(done) == set(range(len(others))))
+                assert len(done) == len(others)
             finally:
                 away.send(signal.SIGCONT)
         await eventually(partial(answers, producer, 0))

@@ -5,6 +5,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 
 import pytest
 from redis.exceptions import BusyLoadingError, ResponseError
@@ -13,7 +14,14 @@ from tests.integration.conftest import Queues
 from tests.support.places import Place
 from tests.support.servers import Server
 from tests.support.waiting import eventually, in_time, patiently
-from uno.event_bus.dead_letter import ConfigError, DeadLetterQueue, NotReplicated, PartialCapture, StoreUnavailable
+from uno.event_bus.dead_letter import (
+    ConfigError,
+    DeadLetterConfig,
+    DeadLetterQueue,
+    NotReplicated,
+    PartialCapture,
+    StoreUnavailable,
+)
 from uno.event_bus.dead_letter.store.local_node import free_port
 
 
@@ -179,6 +187,31 @@ async def test_a_server_that_confirms_what_its_disk_has_not_is_refused(queues: Q
         await in_time(confirm_ten, 5)
 
 
+async def test_a_user_who_may_not_ask_is_warned_of_the_servers_default(
+    queues: Queues, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Managed servers forbid CONFIG: nobody can know, and somebody has to look."""
+    if not server.name.startswith("valkey"):
+        pytest.skip("of Valkey")
+    server.client.execute_command("ACL", "SETUSER", "shop", "on", ">word", "~*", "&*", "+@all", "-config")
+    try:
+        with configured(server, "always"):
+            queue = queues(server.url_of("shop", "word"), durability="fsynced", durable_replicas=0)
+            await eventually(lambda: _is_confirmed(queue))
+            await queue.aclose()
+    finally:
+        server.client.execute_command("ACL", "DELUSER", "shop")
+    [warning] = {record.getMessage() for record in caplog.records if "appendfsync" in record.getMessage()}
+    assert "does not tell its appendfsync (CONFIG GET is refused); with appendfsync everysec, valkey" in warning
+
+
+async def test_an_embedded_server_is_started_so_that_its_disk_is_waited_for(tmp_path: Path) -> None:
+    """Else nobody who asks for it could have it there."""
+    config = DeadLetterConfig(durability="fsynced", durable_replicas=0)
+    async with DeadLetterQueue(f"embedded://{tmp_path}/e", config) as queue:
+        await queue.add({"n": 1}, delay=60)
+
+
 async def test_a_disk_that_is_left_to_the_system_is_refused(queues: Queues, place: Place) -> None:
     """Nobody knows when it has what is written to it."""
     if place.version < (7, 2):
@@ -187,7 +220,7 @@ async def test_a_disk_that_is_left_to_the_system_is_refused(queues: Queues, plac
         queue = queues(place.users_client(protocol=protocol), durability="fsynced", durable_replicas=0)
         with (
             configured(place, "no"),
-            pytest.raises(ConfigError, match="has appendfsync no; allowed are always and"),
+            pytest.raises(ConfigError, match="has appendfsync no; allowed is always"),
         ):
             await queue.add({}, delay=60)
 

@@ -225,14 +225,15 @@ async def test_without_a_delay_a_letter_is_due_after_the_policys_first_one(queue
     queue.add_handler(print, type="never", retry=None)
     queue.set_retry_policy(30)
 
-    async def delay_of(**how: Any) -> int:
+    async def shortened_ms(by_rights_ms: int, **how: Any) -> int:
         letter = await queue.get(await queue.add({}, **how))
-        return letter.not_before_ms - letter.captured_at_ms
+        return by_rights_ms - (letter.not_before_ms - letter.captured_at_ms)
 
-    assert await delay_of() == pytest.approx(30_000, abs=1000)
-    assert await delay_of(type="fast") == pytest.approx(7_000, abs=1000)
-    assert await delay_of(delay=0) == pytest.approx(0, abs=1000)
-    assert await delay_of(delay=12.5) == pytest.approx(12_500, abs=1000)
+    # By as long as the way took; never longer but for the millisecond in which an id is made.
+    assert -1 <= await shortened_ms(30_000) < 1000
+    assert -1 <= await shortened_ms(7_000, type="fast") < 1000
+    assert -1 <= await shortened_ms(0, delay=0) < 1000
+    assert -1 <= await shortened_ms(12_500, delay=12.5) < 1000
 
 
 async def test_delay_0_is_due_now_and_a_delay_is_waited_for(queues: Queues) -> None:

@@ -28,10 +28,6 @@ from uno.event_bus.dead_letter.spool.folder import Folder
 
 CHECKOUT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.timed(0.1)
-"""Queues have half a second here for a server that answers, because each outage takes as long."""
-
-
 PROCESS = """
     import asyncio, os, sys
     from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue

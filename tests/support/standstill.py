@@ -2,11 +2,9 @@
 
 ``@pytest.mark.timed(0.2)`` says that a test may fail, though the engine is right, when a process of its own, or the
 whole machine, stands still for longer than so many seconds: a lease of half a second is not kept by a worker that
-gets no core for that long. Such a run proves nothing. When it failed, and something stood still, it is made again; when
-nothing did, its failure stands. So it does when it has taken half of the time that the test has (pytest-timeout), which
-is there for all its runs. What was made again, and why it had failed, is told at the end.
-
-Tests that letters are safe have no such mark: what a standstill does to those must be seen.
+gets no core for that long. Such a run proves nothing: when it failed, and something stood still, it is made once more,
+and the end of the session tells which tests those were, and how they had failed. Other failures stand: those in a
+fixture, which has looked whether all letters are there, and those after half of the test's time (pytest-timeout's).
 """
 
 import threading
@@ -23,9 +21,6 @@ __all__ = ["TIMED", "Standstill", "pytest_runtest_protocol", "pytest_terminal_su
 
 TIMED: Final = "timed(margin_s): the test is made again if it failed while something stood still for longer than that"
 
-RUNS: Final = 4
-"""Of one test, at most."""
-
 LOOKS: Final = 5
 """In the time that something may stand still."""
 
@@ -37,13 +32,17 @@ class Standstill:
 
     def __init__(self, margin_s: float) -> None:
         self._margin_s = margin_s
+        self._noted_at = time.monotonic()
         self.longest_s = 0.0
         self.total_s = 0.0
 
     def note(self, seconds: float) -> None:
+        """Note that something has stood still until now; what has been noted of that time is not counted twice."""
         if seconds > self._margin_s:
+            now = time.monotonic()
             self.longest_s = max(self.longest_s, seconds)
-            self.total_s += seconds
+            self.total_s += min(seconds, now - self._noted_at)
+            self._noted_at = now
 
 
 def _waits_s() -> dict[str, float]:
@@ -99,18 +98,15 @@ def pytest_runtest_protocol(item: Any, nextitem: pytest.Item | None) -> bool | N
         return None
     [margin_s] = mark.args
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    runs, until = RUNS, time.monotonic() + _timeout_s(item) / 2
-    while True:
-        with watched(margin_s) as seen:
-            reports = runtestprotocol(item, log=False, nextitem=nextitem)
-        runs -= 1
-        is_over = not runs or time.monotonic() > until
-        failed = [report for report in reports if report.failed]
-        if is_over or not seen.longest_s or not failed:
-            break
+    until = time.monotonic() + _timeout_s(item) / 2
+    with watched(margin_s) as seen:
+        reports = runtestprotocol(item, log=False, nextitem=nextitem)
+    failed = [report for report in reports if report.failed]
+    if [report.when for report in failed] == ["call"] and seen.longest_s and time.monotonic() < until:
         why = failed[0].longreprtext.strip().rpartition("\n")[2]
         item.user_properties.append((MADE_AGAIN, f"{item.nodeid}: {seen.longest_s:.2f} s; {why}"))
         item._initrequest()
+        reports = runtestprotocol(item, log=False, nextitem=nextitem)
     for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)

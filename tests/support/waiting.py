@@ -49,7 +49,8 @@ async def patiently[T](call: Callable[[], Awaitable[T]]) -> T:
 async def in_time(act: Callable[[], Awaitable[Any]], bound_s: float, *, tries: int = 3) -> None:
     """Do something that takes less than this; it is done again when it took longer, as on a machine that stood still.
 
-    `act` returns the seconds that it took, or None: then it is timed.
+    `act` brings about whatever it then waits for: what has come about meanwhile would be quick in any case. It returns
+    the seconds that it took, or None: then it is timed.
     """
     took: list[float] = []
     while not took or took[-1] >= bound_s:

@@ -217,7 +217,9 @@ class DeadLetterConfig(Settings):
     """
 
     operation_timeout: float = setting(5.0, Real(0.05, 300, "seconds"))
-    """Seconds that one round trip to Redis may take, or that a queue is opened in; then `StoreUnavailable`.
+    """Seconds that one round trip to Redis may take; then `StoreUnavailable`.
+
+    While servers are silent, a queue's opening is tried again until then.
 
     Too short: a slow moment of the server becomes an error. Longer than a third of ``lease_seconds``: one
     stuck heartbeat may cost leases.
@@ -234,8 +236,9 @@ class DeadLetterConfig(Settings):
     or a disk; what is not confirmed within half of ``operation_timeout`` raises `NotReplicated`.
 
     The disk of ``appendfsync always`` answers at once. With ``everysec`` it takes up to a second, with replicas two:
-    an ``operation_timeout`` below 3 or 5 is refused, and so are Redis 7.4.0 to 7.4.2 and Valkey, whose WAITAOF
-    does not wait for it (redis/redis#13793). A user who may not ask (``CONFIG GET``) has to see to that.
+    an ``operation_timeout`` below 3 or 5 is refused, and so are Redis 7.4.0 to 7.4.2 and Valkey from 8.0 on, whose
+    WAITAOF does not wait for it (redis/redis#13793). Primaries are asked for it when a queue is opened; their replicas
+    are to be like them. Who may not ask (``CONFIG GET``) is warned.
     """
 
     durable_replicas: int = setting(1, Whole(0, 100, "replicas"))

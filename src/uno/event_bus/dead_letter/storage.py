@@ -12,6 +12,7 @@ from uno.event_bus.dead_letter.errors import ConfigError, StoreUnavailable
 from uno.event_bus.dead_letter.rules import require_service_url
 from uno.event_bus.dead_letter.spool.spool import Spool
 from uno.event_bus.dead_letter.store.connect import Access, Client, seeds_of
+from uno.event_bus.dead_letter.store.durability import flags_for
 from uno.event_bus.dead_letter.store.embedded import EmbeddedServer
 from uno.event_bus.dead_letter.store.store import Store
 
@@ -41,7 +42,7 @@ class Storage:
             _remote_store()  # said now, not at the first failure
         elif isinstance(source, str) and source.startswith("embedded:"):
             self._access.refuse_for("embedded:")
-            self._server = EmbeddedServer.from_url(source)
+            self._server = EmbeddedServer.from_url(source, options=flags_for(config))
         else:
             seeds_of(source, self._access)  # a wrong URL or client is told now, not at the first failure
         self._receivers: dict[asyncio.AbstractEventLoop, Store | RemoteStore] = {}

@@ -17,6 +17,7 @@ from uno.event_bus.dead_letter.rig.server import running, temporary_server
 from uno.event_bus.dead_letter.rules import redact_url
 from uno.event_bus.dead_letter.store import browse
 from uno.event_bus.dead_letter.store.connect import seeds_of
+from uno.event_bus.dead_letter.store.durability import flags_for
 from uno.event_bus.dead_letter.store.embedded import EmbeddedServer
 from uno.event_bus.dead_letter.store.local_cluster import LocalCluster
 from uno.event_bus.dead_letter.store.shard import Shard
@@ -46,8 +47,7 @@ class Place:
 async def place_of(options: Options) -> AsyncGenerator[Place]:
     """Give the servers: those of the user, or some that live as long as the body."""
     url = options.given_url()
-    # Those of its own can confirm what is asked of them: Valkey's disk is not waited for with everysec.
-    flags = ("--appendfsync", "always") if options.config("any").durability == "fsynced" else ()
+    flags = flags_for(options.config("any"))
     if options.cluster:
         cluster = LocalCluster(appendonly=True, options=flags)
         async with running(cluster):
@@ -56,7 +56,7 @@ async def place_of(options: Options) -> AsyncGenerator[Place]:
         async with temporary_server("uno-bench-", *flags) as embedded:
             yield Place(embedded.url, "embedded", "embedded:")
     elif url.startswith("embedded:"):
-        embedded = EmbeddedServer.from_url(url)
+        embedded = EmbeddedServer.from_url(url, options=flags)
         async with running(embedded):
             yield Place(embedded.url, "given", url)
     else:

@@ -9,22 +9,25 @@ With ``appendfsync everysec`` a disk's word takes until the next second's fsync:
 that follows it comes just after an fsync again.
 """
 
+import logging
 from typing import Any, NamedTuple, Self
 
 from redis.exceptions import RedisError, ResponseError
 
 from uno.event_bus.dead_letter.config import DeadLetterConfig
 from uno.event_bus.dead_letter.errors import ConfigError, NotReplicated, StoreUnavailable
-from uno.event_bus.dead_letter.store.meaning import describe
+from uno.event_bus.dead_letter.store.meaning import Meaning, classify, describe
 from uno.event_bus.dead_letter.store.node import Node, packed
 from uno.event_bus.dead_letter.store.server import ServerFacts, read_facts
 
-__all__ = ["Durability"]
+__all__ = ["Durability", "flags_for"]
 
-EVERY_SECOND_MS = 1500
-"""What a primary's disk is given for its word with ``everysec``."""
-REPLICAS_TOO_MS = 2500
+EVERY_SECOND_S = 3.0
+"""The least `operation_timeout` with ``everysec``: half of it is what a primary's disk is given for its word."""
+REPLICAS_TOO_S = 5.0
 """The same, with replicas."""
+
+logger = logging.getLogger(__name__)
 
 
 class Durability(NamedTuple):
@@ -32,16 +35,20 @@ class Durability(NamedTuple):
 
     replicas: int
     on_disk: bool
-    within_ms: int
+    timeout_s: float
+    """`operation_timeout`."""
 
     @classmethod
     def of(cls, config: DeadLetterConfig) -> Self | None:
         """Return what the settings ask for; None when the primary's memory is enough."""
         if config.durability == "memory":
             return None
-        # Half: the reply has to come before the connection is given up.
-        within_ms = int(config.operation_timeout * 500)
-        return cls(config.durable_replicas, config.durability == "fsynced", within_ms)
+        return cls(config.durable_replicas, config.durability == "fsynced", config.operation_timeout)
+
+    @property
+    def within_ms(self) -> int:
+        """How long is waited. Half: the reply has to come before the connection is given up."""
+        return int(self.timeout_s * 500)
 
     @property
     def command(self) -> bytes:
@@ -63,45 +70,60 @@ class Durability(NamedTuple):
         return None if got >= wanted else NotReplicated(letter_id, wanted, got, "disks" if self.on_disk else "replicas")
 
     async def check(self, node: Node) -> None:
-        """Raise `ConfigError` when the node can never confirm what is asked of it, or would confirm what is not so."""
+        """Raise `ConfigError` when the node can never confirm what is asked of it, or would confirm what is not so.
+
+        Where its user may not ask for ``appendfsync``, and the server's default would be refused, a warning says so.
+        """
         if not self.on_disk:
             return
+        name = node.target.name
         try:
             await node.send("WAITAOF", 1, 0, 1, lane="heartbeats")
             policy, facts = await _fsync_policy(node), await read_facts(node)
-        except ResponseError as error:
-            raise ConfigError(
-                f"durability=fsynced needs Redis 7.2 or Valkey, with appendonly yes: {node.target.name} says "
-                f"{describe(error)!r}; allowed there are memory and replicated"
-            ) from None
-        except (RedisError, OSError, StoreUnavailable):
+        except (RedisError, OSError, StoreUnavailable) as error:
+            if isinstance(error, ResponseError) and classify(error) is Meaning.FATAL:
+                raise ConfigError(
+                    f"durability=fsynced needs Redis 7.2 or Valkey, with appendonly yes: {name} says "
+                    f"{describe(error)!r}; allowed there are memory and replicated"
+                ) from None
             return  # away for now: its captures will not be confirmed until it is back
-        if why := self._broken_promise(policy, facts):
-            raise ConfigError(f"durability=fsynced cannot be held by {node.target.name}: {why}")
+        if why := self._broken_promise(policy or "everysec", facts):
+            if policy:
+                raise ConfigError(f"durability=fsynced cannot be held by {name}: {why}")
+            logger.warning(
+                "durability=fsynced: %s does not tell its appendfsync (CONFIG GET is refused); %s", name, why
+            )
 
     def _broken_promise(self, policy: str, facts: ServerFacts) -> str:
         """Return why a server with this ``appendfsync`` cannot be relied on, and what is allowed; or an empty text."""
-        least_ms = REPLICAS_TOO_MS if self.replicas else EVERY_SECOND_MS
+        least_s = EVERY_SECOND_S if self.replicas == 0 else REPLICAS_TOO_S
         if policy == "no":
-            return "it has appendfsync no; allowed are always and everysec"
+            return f"it has appendfsync no; allowed is always{'' if facts.confirms_early else ', or everysec'}"
         if policy == "everysec" and facts.confirms_early:
             return (
                 f"with appendfsync everysec, {facts.name} {facts.version} confirms captures up to a second before they "
                 "are on disk (redis/redis#13793); allowed is always"
             )
-        if policy == "everysec" and self.within_ms < least_ms:
+        if policy == "everysec" and self.timeout_s < least_s:
             return (
-                f"with appendfsync everysec, half of operation_timeout={self.within_ms / 500:g} is too short for its "
-                f"disk; allowed are {least_ms / 500:g} and more, or appendfsync always"
+                f"with appendfsync everysec, half of operation_timeout={self.timeout_s:g} is too short for its disk; "
+                f"allowed are {least_s:g} and more, or appendfsync always"
             )
         return ""
 
 
 async def _fsync_policy(node: Node) -> str:
-    """Return when the node's AOF comes to its disk; an empty text where the user may not ask."""
+    """Return when the node's AOF comes to its disk; an empty text where its user may not ask."""
     try:
         reply = await node.send("CONFIG", "GET", "appendfsync", lane="heartbeats")
-    except ResponseError:
-        return ""
+    except ResponseError as error:
+        if classify(error) is Meaning.FATAL:
+            return ""
+        raise
     pairs = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
     return str(pairs.get(b"appendfsync", b"").decode())
+
+
+def flags_for(config: DeadLetterConfig) -> tuple[str, ...]:
+    """Return the flags with which a server of our own can confirm what the settings ask for, Valkey as well."""
+    return ("--appendfsync", "always") if config.durability == "fsynced" else ()

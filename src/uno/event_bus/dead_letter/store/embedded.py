@@ -61,15 +61,15 @@ class EmbeddedServer:
         self._mutex = threading.Lock()
 
     @classmethod
-    def from_url(cls, url: str) -> Self:
+    def from_url(cls, url: str, *, options: Sequence[str] = ()) -> Self:
         """Read ``embedded:`` or ``embedded:///path`` (percent-encoded); all else raises `ConfigError`."""
         if url == "embedded:":
-            return cls()
+            return cls(options=options)
         path = unquote(url.removeprefix("embedded://"))
         if not url.startswith("embedded:///") or "?" in url or "#" in url or not path.strip("/."):
             shown = repr(url) if "@" not in url else "this URL"  # there may be a password in it
             raise ConfigError(f"{shown} is not an embedded server: use embedded: or embedded:///absolute/path")
-        return cls(path)
+        return cls(path, options=options)
 
     @property
     def directory(self) -> Path:

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 FLOOR = (6, 2)
 SAFE_POLICY = "noeviction"
-CONFIRM_EARLY = {"redis": ((7, 4, 0), (7, 4, 3)), "valkey": ((8, 0, 0), (1000,))}
+CONFIRM_EARLY = {"redis": ((7, 4, 0), (7, 4, 3)), "valkey": ((8, 0, 0), (1000, 0, 0))}
 """From which version, to before which one, WAITAOF does not wait for the disk with ``appendfsync everysec``.
 
 Source: redis/redis#13793; in Valkey 8.0 and 8.1, and still seen in 9.1.2 (tests/integration/test_durability.py).
@@ -40,8 +40,9 @@ class ServerFacts:
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """The version, to compare; empty where the server hides it."""
-        return tuple(int(part) for part in self.version.split(".") if part.isdigit())
+        """The version's first three, to compare, whatever follows them; empty where the server hides it."""
+        found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", self.version)
+        return tuple(int(part or 0) for part in found.groups()) if found else ()
 
     @property
     def may_evict(self) -> bool:

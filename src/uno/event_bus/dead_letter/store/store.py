@@ -14,7 +14,7 @@ from uno.event_bus.dead_letter.errors import LayoutMismatch, StoreUnavailable
 from uno.event_bus.dead_letter.letter import NewLetter
 from uno.event_bus.dead_letter.store.audit import Audit
 from uno.event_bus.dead_letter.store.captures import Captures, Result
-from uno.event_bus.dead_letter.store.connect import Seeds
+from uno.event_bus.dead_letter.store.connect import CONNECT_TIMEOUT_S, Seeds
 from uno.event_bus.dead_letter.store.durability import Durability
 from uno.event_bus.dead_letter.store.layout import FORMAT, QUEUE_KEYS, SHARD_KEYS, queue_key, slot_of
 from uno.event_bus.dead_letter.store.layout_record import Layout, LayoutRecord
@@ -24,7 +24,7 @@ from uno.event_bus.dead_letter.store.route import Refused, Route
 from uno.event_bus.dead_letter.store.scripts import PROTOCOL
 from uno.event_bus.dead_letter.store.server import check_servers
 from uno.event_bus.dead_letter.store.shard import Shard
-from uno.event_bus.dead_letter.store.topology import Topology
+from uno.event_bus.dead_letter.store.topology import ASK_TIMEOUT_S, Topology
 
 __all__ = ["Store"]
 
@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_SHARDS: Final = 4
 """Shards of a queue that is made without a word about them."""
 
-SILENT_S: Final = 0.9
-"""A server that says nothing is waited for longer than this (`CONNECT_TIMEOUT_S`, `ASK_TIMEOUT_S`)."""
+SILENT_S: Final = 0.9 * min(CONNECT_TIMEOUT_S, ASK_TIMEOUT_S)
+"""A server that says nothing is waited for longer than this."""
 
 PAUSE_S: Final = 0.1
 """Before a queue that could not be opened is tried again."""
@@ -80,27 +80,29 @@ class Store:
                 raise self._refused
             try:
                 await self._open_in_time(make=make)
-                self._refused = None
             except Exception as error:
                 self._refused = error
+                self._tries += 1  # not a try that was cancelled: it has no outcome to share
                 raise
-            finally:
-                self._tries += 1
+            self._refused = None
+            self._tries += 1
 
     async def _open_in_time(self, *, make: bool) -> None:
-        """Open it; while servers are silent, as when a machine stands still, for as long as a call may take.
+        """Open it; while servers are silent, as when a machine stands still, try again for as long as a call may take.
 
         Those that refuse do so at once, and are not asked again.
         """
         deadline = monotonic() + self._config.operation_timeout
+        certain = True
         while True:
             began = monotonic()
             try:
                 return await self._open(make=make)
-            except StoreUnavailable:
+            except StoreUnavailable as error:
+                certain = certain and error.certain
                 now = monotonic()
                 if now - began < SILENT_S or now + PAUSE_S > deadline:
-                    raise
+                    raise error if certain else error.unsure() from error
             await anyio.sleep(PAUSE_S)
 
     async def _open(self, *, make: bool) -> None:
