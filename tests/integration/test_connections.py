@@ -48,7 +48,10 @@ async def _is_empty(queue: DeadLetterQueue) -> bool:
 
 
 async def test_callers_wait_their_turn_for_a_connection(queues: Queues) -> None:
-    """A hundred callers in a loop on sixteen connections: each gets as many calls as the others, and none gives up."""
+    """A hundred callers in a loop on sixteen connections: nobody starves, and none gives up.
+
+    Each goes to the shard that its letter's hash names, so some have more luck than others.
+    """
     queue = queues(operation_timeout=10.0)
     await queue.open()
     calls = [0] * 100
@@ -61,7 +64,7 @@ async def test_callers_wait_their_turn_for_a_connection(queues: Queues) -> None:
     async with anyio.create_task_group() as group:
         for caller in range(100):
             group.start_soon(keep_calling, caller)
-    assert min(calls) >= max(calls) / 2
+    assert min(calls) >= max(calls) / 4
 
 
 @pytest.mark.timed(0.2)
