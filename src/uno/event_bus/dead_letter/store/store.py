@@ -102,7 +102,9 @@ class Store:
                 certain = certain and error.certain
                 now = monotonic()
                 if now - began < SILENT_S or now + PAUSE_S > deadline:
-                    raise error if certain else error.unsure() from error
+                    if certain:
+                        raise
+                    raise error.unsure() from error
             await anyio.sleep(PAUSE_S)
 
     async def _open(self, *, make: bool) -> None:
