@@ -16,6 +16,9 @@ from tests.support.waiting import SOON_S, eventually, patiently
 from uno.event_bus.dead_letter import DeadLetterConfig, DeadLetterQueue, LayoutMismatch, StoreUnavailable
 from uno.event_bus.dead_letter.letter import NewLetter
 
+pytestmark = pytest.mark.timed(0.2)
+"""Queues have half a second here for a server that answers, because each outage takes as long."""
+
 
 @pytest.mark.parametrize("keyed", ["event_id", "dedupe_key"])
 @pytest.mark.parametrize(("window_s", "away_s"), [(600.0, 0.6), (0.7, 2.0)], ids=["within", "past"])

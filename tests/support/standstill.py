@@ -3,8 +3,8 @@
 ``@pytest.mark.timed(0.2)`` says that a test may fail, though the engine is right, when a process of its own, or the
 whole machine, stands still for longer than so many seconds: a lease of half a second is not kept by a worker that
 gets no core for that long. Such a run proves nothing: when it failed, and something stood still, it is made once more,
-and the end of the session tells which tests those were, and how they had failed. Other failures stand: those in a
-fixture, which has looked whether all letters are there, and those after half of the test's time (pytest-timeout's).
+and the end of the session tells which tests those were, and how they had failed. Other failures stand: of a fixture
+alone, which has looked whether all letters are there, and those after half of the test's time (pytest-timeout's).
 """
 
 import threading
@@ -101,8 +101,8 @@ def pytest_runtest_protocol(item: Any, nextitem: pytest.Item | None) -> bool | N
     until = time.monotonic() + _timeout_s(item) / 2
     with watched(margin_s) as seen:
         reports = runtestprotocol(item, log=False, nextitem=nextitem)
-    failed = [report for report in reports if report.failed]
-    if [report.when for report in failed] == ["call"] and seen.longest_s and time.monotonic() < until:
+    failed = [report for report in reports if report.failed and report.when == "call"]
+    if failed and seen.longest_s and time.monotonic() < until:
         why = failed[0].longreprtext.strip().rpartition("\n")[2]
         item.user_properties.append((MADE_AGAIN, f"{item.nodeid}: {seen.longest_s:.2f} s; {why}"))
         item._initrequest()
