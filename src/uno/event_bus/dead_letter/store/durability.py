@@ -10,7 +10,7 @@ that follows it comes just after an fsync again.
 """
 
 import logging
-from typing import Any, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 from redis.exceptions import RedisError, ResponseError
 
@@ -22,12 +22,13 @@ from uno.event_bus.dead_letter.store.server import ServerFacts, read_facts
 
 __all__ = ["Durability", "flags_for"]
 
-EVERY_SECOND_S = 3.0
-"""The least `operation_timeout` with ``everysec``: half of it is what a primary's disk is given for its word."""
-REPLICAS_TOO_S = 5.0
-"""The same, with replicas."""
-
 logger = logging.getLogger(__name__)
+
+LEAST_S: Final = 3.0
+"""The least `operation_timeout` with ``everysec``: half of it is what a primary's disk is given for its word."""
+
+LEAST_WITH_REPLICAS_S: Final = 5.0
+"""The same where replicas confirm, too."""
 
 
 class Durability(NamedTuple):
@@ -96,7 +97,7 @@ class Durability(NamedTuple):
 
     def _broken_promise(self, policy: str, facts: ServerFacts) -> str:
         """Return why a server with this ``appendfsync`` cannot be relied on, and what is allowed; or an empty text."""
-        least_s = EVERY_SECOND_S if self.replicas == 0 else REPLICAS_TOO_S
+        least_s = LEAST_WITH_REPLICAS_S if self.replicas else LEAST_S
         if policy == "no":
             return f"it has appendfsync no; allowed is always{'' if facts.confirms_early else ', or everysec'}"
         if policy == "everysec" and facts.confirms_early:

@@ -21,7 +21,8 @@ SAFE_POLICY = "noeviction"
 CONFIRM_EARLY = {"redis": ((7, 4, 0), (7, 4, 3)), "valkey": ((8, 0, 0), (1000, 0, 0))}
 """From which version, to before which one, WAITAOF does not wait for the disk with ``appendfsync everysec``.
 
-Source: redis/redis#13793; in Valkey 8.0 and 8.1, and still seen in 9.1.2 (tests/integration/test_durability.py).
+Source: redis/redis#13793; Valkey 8.0 has the same lines, and 9.1.2 is seen to do so
+(tests/integration/test_durability.py).
 """
 
 

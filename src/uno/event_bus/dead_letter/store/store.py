@@ -90,21 +90,17 @@ class Store:
     async def _open_in_time(self, *, make: bool) -> None:
         """Open it; while servers are silent, as when a machine stands still, try again for as long as a call may take.
 
-        Those that refuse do so at once, and are not asked again.
+        Those that refuse do so at once, and are not asked again. Nor is anybody when the queue may have been made.
         """
         deadline = monotonic() + self._config.operation_timeout
-        certain = True
         while True:
             began = monotonic()
             try:
                 return await self._open(make=make)
             except StoreUnavailable as error:
-                certain = certain and error.certain
                 now = monotonic()
-                if now - began < SILENT_S or now + PAUSE_S > deadline:
-                    if certain:
-                        raise
-                    raise error.unsure() from error
+                if not error.certain or now - began < SILENT_S or now + PAUSE_S > deadline:
+                    raise
             await anyio.sleep(PAUSE_S)
 
     async def _open(self, *, make: bool) -> None:
