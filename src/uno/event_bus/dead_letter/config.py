@@ -213,6 +213,7 @@ class DeadLetterConfig(Settings):
     dedupe_window: float = setting(600.0, Real(0, 604_800, "seconds", ", 0 to remember nothing"))
     """Seconds, up to twice that, in which a repeated capture answers the first one's id; 0: never.
 
+    By the server's clock: a node that is ahead by more than this, and takes over, forgets what was captured before.
     Costs about 122 bytes a letter captured within it.
     """
 
