@@ -3,14 +3,15 @@
 --
 -- KEYS  1 letters     stream  dlq:{<queue>:<i>.<k>}:letters   group `workers`
 --       2 meta        hash    dlq:{<queue>:<i>.<k>}:meta
---       3 dedupe_a    hash    dlq:{<queue>:<i>.<k>}:dedupe_a  capture key → id, one generation
---       4 dedupe_b    hash    dlq:{<queue>:<i>.<k>}:dedupe_b  capture key → id, the other
+--       3 dedupe_a    hash    dlq:{<queue>:<i>.<k>}:dedupe_a  capture key → id, producer, producer_ms, one generation
+--       4 dedupe_b    hash    dlq:{<queue>:<i>.<k>}:dedupe_b  the same, the other
 --       5 groups      hash    dlq:{<queue>:<i>.<k>}:groups
 --       6 group_info  hash    dlq:{<queue>:<i>.<k>}:group_info
 -- ARGV  1 protocol int;  2 epoch int;  3 clock µs, or empty: the server's time
 --       4 limit int: letters the shard may hold, 0 for any number
 --       5 window int: ms that a capture key is remembered, 0 for not at all
---       6… letters  capture key text, delay int ms, then the values of the wire format's fields in their
+--       6 producer word: the process that captures;  7 producer_ms int: the time by its own clock, from any beginning
+--       8… letters  capture key text, delay int ms, then the values of the wire format's fields in their
 --                   order, without `v` and `not_before` (16): 18 arguments a letter
 -- GIVES for each letter its id (the first one's, when the capture key is known), or FULL
 -- FAILS UPGRADE, LAYOUT; OOM from the server, before anything is written
@@ -20,7 +21,8 @@
 local letters, meta, dedupe_a, dedupe_b, groups, group_info =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local limit, window = tonumber(ARGV[4]), tonumber(ARGV[5])
-local FIRST, WIDTH = 6, 18
+local producer, producer_ms = ARGV[6], tonumber(ARGV[7])
+local FIRST, WIDTH = 8, 18
 -- include lib/guard.lua
 -- include lib/rows.lua
 -- include lib/clock.lua
@@ -54,6 +56,7 @@ local function due_after(delay)
 end
 
 local room = limit > 0 and limit - redis.call('XLEN', letters) or math.huge
+local captured_by = ' ' .. producer .. ' ' .. int(producer_ms)
 local ids, new_keys, tally, samples, added, repeated = {}, {}, {}, {}, 0, 0
 for at = FIRST, #ARGV, WIDTH do
   local key = ARGV[at]
@@ -73,7 +76,7 @@ for at = FIRST, #ARGV, WIDTH do
     added = added + 1
     remembered[key] = id
     new_keys[#new_keys + 1] = key
-    new_keys[#new_keys + 1] = id
+    new_keys[#new_keys + 1] = id .. captured_by
     local fingerprint = ARGV[at + 9]
     if fingerprint ~= '' then
       tally[fingerprint] = (tally[fingerprint] or 0) + 1
@@ -89,19 +92,19 @@ end
 
 -- The capture keys directly after the letters: were one lost, a repeat would be captured twice.
 if window > 0 then
+  local age = now_ms - (young.began or now_ms)
+  local began = not young.began and now_text
   if age >= window then
-    redis.call('UNLINK', old)
-    if age >= 2 * window then
-      redis.call('UNLINK', young)
-    end
-    young = old
     -- The new generation begins where the last one's window ended: so none is remembered for a third window.
-    since = age < 2 * window and since + window or now_ms
+    began = age < 2 * window and int(young.began + window) or now_text
+    redis.call('UNLINK', old.name)
+    young = old
   end
-  if not turn[2] or age >= window then
-    redis.call('HSET', meta, 'dedupe_young', young == dedupe_a and 'a' or 'b', 'dedupe_since', int(since))
+  if began then
+    new_keys[#new_keys + 1] = BEGAN
+    new_keys[#new_keys + 1] = began
   end
-  redis.call('HSET', young, unpack(new_keys))
+  redis.call('HSET', young.name, unpack(new_keys))
 end
 if fresh_shard then
   redis.call('HSET', meta, 'format', '1', 'protocol', ARGV[1], 'epoch', ARGV[2], 'mark', '0-0')

@@ -1,27 +1,36 @@
 -- generations: which letter a capture key was captured as. Two generations of one hash: the younger takes the new
--- NEEDS meta, dedupe_a, dedupe_b, window, now_ms
--- keys until it is a window old, then the roles change: so a key is remembered for one window, at most for two.
+-- NEEDS dedupe_a, dedupe_b, window, now_ms, producer, producer_ms
+-- keys until it is a window old, then it is the other's turn, which is emptied for that: so a key is remembered for
+-- one window, at most for two, by the server's clock. Under BEGAN, which is no capture key, each says since when.
+-- That clock may jump: a primary dies with the reply to a capture, and its replica is half an hour ahead. So a key
+-- keeps by whom it was captured, and when by the clock of that process, which nobody sets: its own repeat within a
+-- window is known while the key is there, until the second turn after its capture, whatever the server's clock says.
 
-local turn = redis.call('HMGET', meta, 'dedupe_young', 'dedupe_since')
-local young, old = dedupe_a, dedupe_b
-if turn[1] == 'b' then
-  young, old = dedupe_b, dedupe_a
-end
-local since = tonumber(turn[2]) or now_ms
-local age = now_ms - since
+local BEGAN = ''
+local young, old = { name = dedupe_a }, { name = dedupe_b }
 local remembered = {} -- capture key → stream id
 
 local function recall_from(generation, keys)
-  for i, id in ipairs(redis.call('HMGET', generation, unpack(keys))) do
-    remembered[keys[i]] = remembered[keys[i]] or id
+  local is_recent = generation.began and now_ms - generation.began < 2 * window
+  for i, key in ipairs(keys) do
+    local captured = generation.captured[i + 1]
+    if captured and not remembered[key] then
+      local id, by, at = string.match(captured, '^(%S+) (%S+) (%d+)$')
+      if is_recent or by == producer and producer_ms - at < window then
+        remembered[key] = id
+      end
+    end
   end
 end
 
 local function recall(keys)
-  if age < 2 * window then
-    recall_from(young, keys)
+  for _, generation in ipairs({ young, old }) do
+    generation.captured = redis.call('HMGET', generation.name, BEGAN, unpack(keys))
+    generation.began = tonumber(generation.captured[1])
   end
-  if age < window then
-    recall_from(old, keys)
+  if old.began and old.began > (young.began or 0) then
+    young, old = old, young
   end
+  recall_from(young, keys)
+  recall_from(old, keys)
 end

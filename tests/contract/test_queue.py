@@ -179,7 +179,7 @@ async def test_a_delay_counts_from_the_capture(sides: MakeSides) -> None:
     """0: due now; None: the policy's first delay."""
     both = await sides(retry_delay=60)
     now, later, policy = [await both.truth.get(await both.queue.add({}, delay=delay)) for delay in (0, 3600, None)]
-    assert now.not_before_ms - now.captured_at_ms in (-1, 0)
+    assert -1000 < now.not_before_ms - now.captured_at_ms <= 0  # Redis 6.2 reads the clock again for an id
     assert 3_580_000 <= later.not_before_ms - later.captured_at_ms <= 3_600_000
     assert 0 < policy.not_before_ms - policy.captured_at_ms <= 75_000
 

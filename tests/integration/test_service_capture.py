@@ -47,7 +47,8 @@ async def test_all_that_an_event_says_is_in_its_letter(queues: Queues) -> None:
     assert (letter.error, letter.traceback, letter.failed_at_ms) == ("no 4711", "Traceback\n", 1_700_000_000_500)
     assert (letter.caller_attempts, letter.ordering_key, letter.dedupe_key) == (3, "c-1", "d-1")
     assert letter.headers == {"a": "b"}
-    assert letter.not_before_ms - letter.captured_at_ms == 60_000
+    # Redis 6.2 reads the clock again for an id.
+    assert 59_000 < letter.not_before_ms - letter.captured_at_ms <= 60_000
 
 
 async def test_a_letter_says_of_a_failure_what_a_local_capture_says(queues: Queues) -> None:

@@ -172,7 +172,7 @@ async def test_a_server_without_memory_goes_on_draining(queues: Queues, limit_me
         await eventually(lambda: _parked(load.producer, 20))
         limit_memory("0")
         assert await load.resumed() < RESUMES_S
-        load.end()
+        await load.end()
         await eventually(lambda: _open(load.producer, 20))
         assert not load.acknowledged - set(load.ran)
         assert load.worker.remove_handler(failing)
@@ -255,7 +255,7 @@ async def test_work_goes_on_after_a_deletion(queues: Queues, place: Place, what:
         else:
             place.flush()
         assert await load.resumed() < RESUMES_S
-        load.end()
+        await load.end()
         await load.settled()
         await eventually(lambda: _is_clean(load.producer))
         report = await load.producer.verify()
@@ -276,7 +276,7 @@ async def test_a_key_of_another_type_stops_its_shard_and_no_other_until_it_is_go
 ) -> None:
     """The other shard's letters are run meanwhile; after the key is deleted, so are this one's."""
     async with under_load(queues) as load:
-        load.end()
+        await load.end()
         key = shard_key("default", 0, name)
         place.client.set(key, "x")
         home: dict[int, str] = {}

@@ -63,6 +63,7 @@ async def test_an_entry_has_all_fields_in_the_one_order(shard: Shard, look: Look
 
 async def test_a_capture_writes_these_keys_and_no_others(shard: Shard, look: Look) -> None:
     """The entry, the books, the capture key and the error group: nothing else exists yet."""
+    shard.producer = ("p", 7)
     (id,) = await shard.add([WHOLE])
     assert look.letters == [id]
     assert look.meta == {
@@ -71,13 +72,14 @@ async def test_a_capture_writes_these_keys_and_no_others(shard: Shard, look: Loo
         "epoch": "1",
         "mark": "0-0",
         "captured": "1",
-        "dedupe_young": "a",
-        "dedupe_since": str(NOW_MS),
         "clock": str(NOW_MS * 1000),
         "lead": "0",
         "new_error_groups": "1",
     }
-    assert look.client.hgetall(look.key("dedupe_a")) == {b"k": str(id).removeprefix("0-").encode()}
+    assert look.client.hgetall(look.key("dedupe_a")) == {
+        b"k": f"{shard.stream_id(str(id))} p 7".encode(),
+        b"": str(NOW_MS).encode(),
+    }
     assert look.groups == {"f00d": 1}
     assert look.group_info == {"f00d": [NOW_MS, NOW_MS, str(id).removeprefix("0-"), "open"]}
     assert set(look.client.keys()) == {

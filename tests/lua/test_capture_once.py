@@ -1,4 +1,4 @@
-"""add: a capture key is remembered for the window, at most for two."""
+"""Capture keys: one is remembered for the window, at most for two; a producer's own repeat by its own clock."""
 
 import pytest
 
@@ -78,16 +78,23 @@ async def test_a_key_is_forgotten_after_two_windows(start_ms: int, turn_ms: int,
 
 async def test_a_generation_is_dropped_when_the_younger_is_a_window_old(shard: Shard, look: Look) -> None:
     """Two hashes in turn: the memory of dedupe is bounded by two windows of captures."""
+
+    def keys() -> list[set[bytes]]:
+        return [set(look.client.hkeys(look.key(name))) - {b""} for name in ("dedupe_a", "dedupe_b")]
+
     await capture(shard, "a")
     forward(shard, WINDOW_MS)
     await capture(shard, "b")
-    assert look.client.hkeys(look.key("dedupe_b")) == [b"b\0"]
+    assert keys() == [{b"a\0"}, {b"b\0"}]
     forward(shard, WINDOW_MS)
     await capture(shard, "c")
-    assert look.client.hkeys(look.key("dedupe_a")) == [b"c\0"]
+    assert keys() == [{b"c\0"}, {b"b\0"}]
     forward(shard, 5 * WINDOW_MS)
     await capture(shard, "d")
-    assert [look.client.hkeys(look.key(name)) for name in ("dedupe_a", "dedupe_b")] == [[], [b"d\0"]]
+    assert keys() == [{b"c\0"}, {b"d\0"}]  # c is known to its producer alone, if the server's clock has jumped
+    forward(shard, WINDOW_MS)
+    await capture(shard, "e")
+    assert keys() == [{b"e\0"}, {b"d\0"}]
 
 
 async def test_a_window_of_nothing_remembers_nothing(shard: Shard, look: Look) -> None:
@@ -99,7 +106,7 @@ async def test_a_window_of_nothing_remembers_nothing(shard: Shard, look: Look) -
 
 @pytest.mark.parametrize("turns", [0, 1, 2])
 async def test_what_is_remembered_survives_the_loss_of_meta(turns: int, shard: Shard, look: Look) -> None:
-    """Which generation is the younger is forgotten with `meta`; the keys in both are not."""
+    """Each generation says itself since when it takes keys."""
     ids = {}
     for turn in range(turns + 1):
         forward(shard, WINDOW_MS if turn else 0)
@@ -110,3 +117,54 @@ async def test_what_is_remembered_survives_the_loss_of_meta(turns: int, shard: S
     await capture(shard, "new")
     assert await capture(shard, *remembered) == list(remembered.values())
     await shard.repair()  # without mark and group, the letters are in no place
+
+
+# -- a server's clock that jumps ----------------------------------------------------------------------------
+
+JUMPS_MS = [WINDOW_MS, 2 * WINDOW_MS - 1, 2 * WINDOW_MS, 180 * WINDOW_MS, -180 * WINDOW_MS]
+
+
+async def jumped(shard: Shard, ms: int, *, own_ms: int, who: str = "p") -> None:
+    """The replica that takes over is ahead by `ms`; by the producer's clock it is `own_ms` after the capture."""
+    forward(shard, ms)
+    shard.producer = (who, 7_000 + own_ms)
+
+
+@pytest.mark.parametrize("jump_ms", JUMPS_MS)
+@pytest.mark.parametrize("others", [0, 1, 2])
+async def test_a_producers_own_repeat_is_known_when_the_servers_clock_has_jumped(
+    jump_ms: int, others: int, shard: Shard, look: Look
+) -> None:
+    """Though the letter has been resolved, and others were first to capture by the new clock."""
+    shard.producer = ("p", 7_000)
+    first = await capture(shard, "a", "b")
+    for letter in (await shard.take("w", 2)).letters:
+        assert letter.lease is not None
+        await shard.settle("w", [Outcome(letter.id, letter.lease.token, Verb.RESOLVE)])
+    await jumped(shard, jump_ms, own_ms=WINDOW_MS - 1)
+    assert await shard.recall(["a\0", "b\0"], window_ms=WINDOW_MS) == first
+    for other in range(others):
+        await capture(shard, f"other {other}")
+    assert await capture(shard, "b", "a") == first[::-1]
+    assert look.totals["captured"] == 2 + others
+
+
+async def test_an_event_that_rightly_comes_again_is_a_letter_of_its_own(shard: Shard) -> None:
+    """After a quiet time: its producer's clock tells that from a server's that has jumped."""
+    shard.producer = ("p", 7_000)
+    (first,) = await capture(shard, "a")
+    await jumped(shard, 2 * WINDOW_MS, own_ms=WINDOW_MS)
+    assert await shard.recall(["a\0"], window_ms=WINDOW_MS) == [None]
+    (second,) = await capture(shard, "a")
+    assert second != first
+    shard.producer = ("p", 7_000 + 2 * WINDOW_MS - 1)
+    assert await capture(shard, "a") == [second]
+
+
+@pytest.mark.parametrize(("later_ms", "known"), [(WINDOW_MS - 1, True), (2 * WINDOW_MS, False)])
+async def test_a_repeat_by_another_producer_goes_by_the_servers_clock(later_ms: int, known: bool, shard: Shard) -> None:
+    """Each process's clock has a beginning of its own."""
+    shard.producer = ("p", 7_000)
+    first = await capture(shard, "a")
+    await jumped(shard, later_ms, own_ms=1, who="q")
+    assert (await capture(shard, "a") == first) is known

@@ -104,7 +104,6 @@ async def drilling(queues: Callable[..., DeadLetterQueue]) -> AsyncIterator[Dril
         group.start_soon(drill.produce)
         await eventually(lambda: len(drill.ended) > 50 and drill.started.keys() >= set(HELD))
         yield drill
-        drill.end()
         group.cancel_scope.cancel()
 
 

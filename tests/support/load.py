@@ -27,6 +27,7 @@ class Load:
         self.errors: list[DeadLetterError] = []
         self._numbers = itertools.count()
         self._producing = True
+        self._has_ended = anyio.Event()
         worker.add_handler(self._handle)
 
     async def _handle(self, event: int) -> None:
@@ -46,9 +47,12 @@ class Load:
                     self.acknowledged.add(number)
                     break
             await anyio.sleep(0.002)
+        self._has_ended.set()
 
-    def end(self) -> None:
+    async def end(self) -> None:
+        """Produce no more; return when the last capture has been answered."""
         self._producing = False
+        await self._has_ended.wait()
 
     async def resumed(self) -> float:
         """Wait until a letter that was captured from now on has been run; return the seconds that took.
@@ -90,7 +94,6 @@ async def under_load(
         group.start_soon(load.produce)
         await eventually(lambda: len(load.ran) > 20)
         yield load
-        load.end()
         group.cancel_scope.cancel()
 
 
@@ -98,6 +101,6 @@ async def finish(load: Load) -> None:
     """After the fault: work resumes soon; every letter that was acknowledged has been run."""
     took = await load.resumed()
     assert took < RESUMES_S, took
-    load.end()
+    await load.end()
     await load.settled()
     assert not load.acknowledged - set(load.ran)

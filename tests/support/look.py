@@ -117,7 +117,7 @@ class Look:
     @property
     def totals(self) -> dict[str, int]:
         """The shard's books: what of `meta` is counted of letters."""
-        known = {"format", "protocol", "epoch", "mark", "token", "dedupe_young", "dedupe_since", "clock", "lead"}
+        known = {"format", "protocol", "epoch", "mark", "token", "clock", "lead"}
         known.add("new_error_groups")
         return {name: int(value) for name, value in self.meta.items() if name not in known}
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tests.faults.rows.nodes import MIX, ON_THEIR_WAY_S, fail_over, window_remark
+from tests.faults.rows.nodes import MIX, ON_THEIR_WAY_S, compare_answers, fail_over, window_remark
 from tests.faults.rows.registry import need, row
 from tests.faults.rows.workers import add
 from tests.support.clusters import Cluster
@@ -185,14 +185,7 @@ def repeated(run: Run) -> None:
     run.begin(producers=2, lanes=2, gap_s=0.15, copies=5)
     fail_over(run)
     run.finish()
-    answers: dict[str, set[str]] = {}
-    for line in run.history.lines:
-        if line.what == "ok":
-            answers.setdefault(line.event, set()).add(line.letter)
-    different = [event for event, letters in answers.items() if len(letters) > 1]
-    run.remarks.append(f"{len(answers)} events, {len(different)} answered with several ids")
-    if different:
-        run.failures.append(f"several ids for {different[:5]}")
+    compare_answers(run)
 
 
 @row(

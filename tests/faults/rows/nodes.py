@@ -54,6 +54,18 @@ def window_remark(run: Run) -> None:
         )
 
 
+def compare_answers(run: Run) -> None:
+    """Say how many events were answered with several ids, which is a failure of the row."""
+    answers: dict[str, set[str]] = {}
+    for line in run.history.lines:
+        if line.what == "ok":
+            answers.setdefault(line.event, set()).add(line.letter)
+    different = [event for event, letters in answers.items() if len(letters) > 1]
+    run.remarks.append(f"{len(answers)} events, {len(different)} answered with several ids")
+    if different:
+        run.failures.append(f"several ids for {different[:5]}")
+
+
 @row("F6", "a primary is killed by SIGKILL; captures replicated", "cluster")
 def killed_primary(run: Run) -> None:
     run.settings, run.promise = REPLICATED, DURABLE

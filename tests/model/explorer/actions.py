@@ -75,15 +75,18 @@ def draw_add(rng: Random, plan: Plan) -> dict[str, Any]:
         "count": rng.randint(1, 4),
         "delay_ms": rng.choice([0, 0, 0, 20_000, 150_000]),
         "limit": rng.choice([0, 0, 0, 8]),
+        "producer": rng.randrange(2),
         "chaos": chaos(rng, plan),
     }
 
 
-def add(world: World, *, key: int, again: int, count: int, delay_ms: int, limit: int, chaos: Chaos) -> str:
+def add(
+    world: World, *, key: int, again: int, count: int, delay_ms: int, limit: int, producer: int, chaos: Chaos
+) -> str:
     """Capture letters: new ones, or (`again`) those of one of the last three calls."""
     key = world.captured_keys[-1 - again] if 0 <= again < len(world.captured_keys) else key
     world.captured_keys.append(key)
-    args: list[Word] = [limit, WINDOW_MS]
+    args: list[Word] = [limit, WINDOW_MS, f"p{producer}", world.true_ms + producer * 10**10]
     for number in range(key, key + count):
         values = dict.fromkeys(FIELDS, "") | {
             "event_id": f"e{number}",

@@ -216,31 +216,32 @@ def _add(world: "World", call: "Call") -> Permit:
         return Permit(adds=True)
     room = limit - len(call.before.entries) if limit else len(call.args)
     added: list[str] = []
-    for row, reply in zip(rows_of(call, 2, 18), call.reply, strict=True):
+    for row, reply in zip(rows_of(call, 4, 18), call.reply, strict=True):
         id, key = text(reply), row[0]
         first = world.books.keys.get(key)
         if id == "FULL":
             require(len(added) >= room, "full", f"{key} was refused with room for {room}")
-            require(
-                not _is_remembered(world, first, call, window), "repeat-refused", f"{key} was refused, not recalled"
-            )
+            require(not _is_remembered(world, key, call, window), "repeat-refused", f"{key} was refused, not recalled")
         elif id in call.before.entries or id in added or id not in call.after.entries:
             _check_repeat(world, call, key, id, window)
         else:
             if not world.damage & {"abort", "lost"}:
-                remembered = _is_remembered(world, first, call, window)
+                remembered = _is_remembered(world, key, call, window)
                 require(not remembered, "captured-twice", f"{key} is {id} now, and was {first}")
             added.append(id)
-            world.books.keys[key] = (id, world.true_ms)
+            world.books.keys[key] = (id, world.true_ms, str(call.args[2]))
             _check_entry(call, id, row)
     require(len(added) <= max(room, 0), "overfull", f"{len(added)} added with room for {room}")
     return Permit(adds=True)
 
 
-def _is_remembered(world: "World", first: tuple[str, int] | None, call: "Call", window: int) -> bool:
-    if world.damage & {"lost", "abort"}:
+def _is_remembered(world: "World", key: str, call: "Call", window: int) -> bool:
+    """Whether a repeat must be known; after a clock was set ahead: by its own producer, while the key is there."""
+    first = world.books.keys.get(key)
+    if first is None or world.damage & {"lost", "abort"} or world.true_ms - first[1] >= window:
         return False
-    return first is not None and world.true_ms - first[1] < window
+    is_there = any(key in call.before.hashes[name] for name in ("dedupe_a", "dedupe_b"))
+    return "ahead" not in world.damage or (is_there and first[2] == str(call.args[2]))
 
 
 def _check_repeat(world: "World", call: "Call", key: str, id: str, window: int) -> None:
@@ -248,7 +249,7 @@ def _check_repeat(world: "World", call: "Call", key: str, id: str, window: int) 
     first = world.books.keys.get(key)
     if first is None or (first[0] != id and "abort" in world.damage):  # an `add` died after its entry
         require("abort" in world.damage, "repeat-of-nothing", f"{key} is {id}, and was never captured")
-        world.books.keys[key] = (id, world.true_ms)
+        world.books.keys[key] = (id, world.true_ms, str(call.args[2]))
         return
     require(first[0] == id, "repeat", f"{key} is {id}, and was {first[0]}")
     recent = world.true_ms - first[1] < 2 * window or world.damage & {"lost", "clock"}

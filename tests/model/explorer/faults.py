@@ -6,7 +6,7 @@ from typing import Any, Final
 from tests.model.explorer.actions import Action, Plan, draw_nothing, draw_restart, follow, restart
 from tests.model.explorer.model import text
 from tests.model.explorer.wire import Word, is_error
-from tests.model.explorer.world import World
+from tests.model.explorer.world import WINDOW_MS, World
 
 __all__ = ["CLASSES", "FAULTS"]
 
@@ -137,8 +137,6 @@ FIELDS_OF_META: Final = (
     "captured",
     "resolved",
     "epoch",
-    "dedupe_young",
-    "dedupe_since",
 )
 KEYS: Final = (
     "meta", "schedule", "suspects", "held", "parked", "state", "history", "groups", "group_info", "dedupe_a",
@@ -172,13 +170,14 @@ def failover(world: World, *, scripts: int) -> str:
 
 
 def draw_clock(rng: Random, plan: Plan) -> dict[str, Any]:
-    return {"ms": rng.choice([50, 5_000, 3_600_000])}
+    return {"ms": rng.choice([-50, -5_000, -3_600_000, WINDOW_MS, 3_600_000])}
 
 
 def clock(world: World, *, ms: int) -> str:
-    world.damage.add("clock")
-    world.set_clock_back(ms)
-    return f"the server's clock is set back by {ms} ms"
+    """As a step of the clock does, or a failover to a server whose clock differs."""
+    world.damage.add("clock" if ms < 0 else "ahead")
+    world.move_clock(ms)
+    return f"the server's clock is set {'back' if ms < 0 else 'ahead'} by {abs(ms)} ms"
 
 
 def draw_raise(rng: Random, plan: Plan) -> dict[str, Any]:

@@ -235,8 +235,8 @@ class Books:
     """What must be so in this timeline; a failover takes it back together with the shard."""
 
     letters: dict[str, Known] = field(default_factory=dict)
-    keys: dict[str, tuple[str, int]] = field(default_factory=dict)
-    """Capture key → the id answered, and when (ms)."""
+    keys: dict[str, tuple[str, int, str]] = field(default_factory=dict)
+    """Capture key → the id answered, when (ms), and to whom."""
     totals: Counter[str] = field(default_factory=Counter)
 
     def copy(self) -> "Books":

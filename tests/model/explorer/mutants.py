@@ -97,7 +97,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
     ),
     "no-fence": Mutant(
         "settle asks for the consumer alone",
-        "repeats",
+        "mixed",
         (_changed("settle", "held_tokens[id] ~= token", "not held_tokens[id]"),),
     ),
     "fence-without-consumer": Mutant(
@@ -145,6 +145,11 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "letters are due by the server's clock, also when that was set back",
         "clock",
         (_changed("*", "if was_set_back or shard_us >= latest + RECORD_US then", "if false then"),),
+    ),
+    "server-window": Mutant(
+        "repeats are known by the server's clock alone, also when that has jumped",
+        "clock",
+        (_changed("*", "is_recent or by == producer and producer_ms - at < window", "is_recent"),),
     ),
     "no-guard": Mutant(
         "a caller of an earlier layout is served",

@@ -59,7 +59,7 @@ def is_crowded(seed: int) -> bool:
 
 
 def _crowd(plan: Plan) -> list[Step]:
-    capture = {"again": -1, "count": 8, "delay_ms": 0, "limit": 0, "chaos": CALM}
+    capture = {"again": -1, "count": 8, "delay_ms": 0, "limit": 0, "producer": 0, "chaos": CALM}
     return [
         Step("add", {"key": 100, **capture}),
         Step("add", {"key": 108, **capture}),

@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 import anyio
+from anyio.abc import TaskGroup
 
 from tests.support.harness.history import Journal, Line
 from tests.support.harness.source import queue_of
@@ -38,6 +39,8 @@ class Producer:
         self._mix: list[list[Any]] = settings.get("mix", [[1, "ok", 5]])
         self._copies: int = settings.get("copies", 1)
         self._repeats: bool = settings.get("repeats", True)
+        self._again_s: float = settings.get("again_s", 0.0)
+        """Above 0: each event is captured once more, so long after it was acknowledged."""
         self._cancels: float = settings.get("cancels", 0.0)
         self._most: int = settings.get("most", 0)
         self._batch: int = settings.get("batch", 1)
@@ -54,7 +57,7 @@ class Producer:
             signals.start_soon(self._obey)
             async with anyio.create_task_group() as lanes:
                 for _ in range(self._lanes):
-                    lanes.start_soon(self._produce)
+                    lanes.start_soon(self._produce, lanes)
             signals.cancel_scope.cancel()
 
     async def _obey(self) -> None:
@@ -68,7 +71,7 @@ class Producer:
             while (spool := await self._queue.spool_stats()) is not None and spool.letters:  # noqa: ASYNC110 - files
                 await anyio.sleep(PAUSE_S)
 
-    async def _produce(self) -> None:
+    async def _produce(self, group: TaskGroup) -> None:
         while self._stopping_at is None and not (self._most and (number := next(self._numbers)) >= self._most):
             first = next(self._numbers) if not self._most else number
             count = self._batch if self._batch > 1 and self._chance.random() < 0.5 else 1
@@ -77,13 +80,16 @@ class Producer:
             async with anyio.create_task_group() as copies:
                 for _ in range(self._copies):
                     copies.start_soon(self._capture, events)
+            if self._again_s:
+                group.start_soon(self._capture, events, self._again_s)
             await anyio.sleep(self._gap_s * (0.5 + self._chance.random()))
 
     def _event(self, number: int) -> dict[str, Any]:
         _, do, ms = self._chance.choices(self._mix, [weight for weight, *_ in self._mix])[0]
         return {"id": f"{self._name}.{number}", "do": do, "ms": ms} | self._also
 
-    async def _capture(self, events: list[dict[str, Any]]) -> None:
+    async def _capture(self, events: list[dict[str, Any]], delay_s: float = 0) -> None:
+        await anyio.sleep(delay_s)
         while (events := await self._try(events)) and self._repeats:
             if self._stopping_at is not None and time.monotonic() - self._stopping_at > GIVE_UP_S:
                 return

@@ -213,8 +213,8 @@ class DeadLetterConfig(Settings):
     dedupe_window: float = setting(600.0, Real(0, 604_800, "seconds", ", 0 to remember nothing"))
     """Seconds, up to twice that, in which a repeated capture answers the first one's id; 0: never.
 
-    By the server's clock: a node that is ahead by more than this, and takes over, forgets what was captured before.
-    Costs about 122 bytes a letter captured within it.
+    By the server's clock; a repeat by the same process also by that one's own, should a node take over whose clock is
+    ahead. Costs 85 to 130 bytes a letter captured within it.
     """
 
     operation_timeout: float = setting(5.0, Real(0.05, 300, "seconds"))

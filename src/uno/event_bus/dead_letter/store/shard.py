@@ -5,8 +5,9 @@ Times go down as durations and come up in ms of the server's clock.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from secrets import token_urlsafe
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 from uno.event_bus.dead_letter.errors import LayoutMismatch, NotReplicated, StoreUnavailable
 from uno.event_bus.dead_letter.letter import Lease, Letter, LetterState, NewLetter, Verb
@@ -34,6 +35,9 @@ from uno.event_bus.dead_letter.store.values import (
 )
 
 __all__ = ["LayoutChanged", "Shard"]
+
+THIS_PROCESS: Final = token_urlsafe(3)
+"""Names this process among those that capture; its forks share the name, and the clock."""
 
 
 class LayoutChanged(Exception):
@@ -74,6 +78,8 @@ class Shard:
         self._follow = follow
         self.now_us = now_us
         """Time passed to the scripts, for tests; None: the server's."""
+        self.producer: tuple[str, int] | None = None
+        """Who captures, and when by its own clock in ms, for tests; None: this process, then by `now_us` if passed."""
         self._prefix = f"{index}-"
         self._highest_token = 0
         """Told to `take`, which draws a later one also when a failover has set the shard and its clock back."""
@@ -167,7 +173,7 @@ class Shard:
         memory. While it is certain that nothing was captured it tries for `patience_s` (None: as all calls).
         Letters that do not stay have another home when the queue grows: `LayoutChanged`.
         """
-        args = arguments_of(letters, limit, window_ms)
+        args = [limit, window_ms, *self._producer(), *arguments_of(letters)]
         return self._ids(await self.call("add", args, repeat=window_ms > 0, patience_s=patience_s, stays=stays))
 
     async def add_durably(
@@ -181,18 +187,25 @@ class Shard:
         stays: bool = False,
     ) -> list[str | NotReplicated | None]:
         """Capture letters as `add` does, and have that confirmed; return `NotReplicated` for each that was not."""
-        args = arguments_of(letters, limit, window_ms)
+        args = [limit, window_ms, *self._producer(), *arguments_of(letters)]
         reply, confirmed = await self.call(
             "add", args, repeat=window_ms > 0, patience_s=patience_s, confirm=durability.command, stays=stays
         )
         return [id and (durability.refusal(id, confirmed) or id) for id in self._ids(reply)]
+
+    def _producer(self) -> tuple[str, int]:
+        """Return who captures, and when by a clock that nobody sets: that tells a repeat if the server's jumps."""
+        if self.producer is not None:
+            return self.producer
+        return THIS_PROCESS, int(monotonic() * 1000) if self.now_us is None else self.now_us // 1000
 
     def _ids(self, reply: Sequence[bytes]) -> list[str | None]:
         return [None if id == b"FULL" else self.letter_id(id) for id in reply]
 
     async def recall(self, keys: Sequence[str], *, window_ms: int) -> list[str | None]:
         """Return the ids of the letters that capture keys were captured as here within the window."""
-        return [self.letter_id(id) if id else None for id in await self.call("recall", [window_ms, *keys])]
+        ids = await self.call("recall", [window_ms, *self._producer(), *keys])
+        return [self.letter_id(id) if id else None for id in ids]
 
     async def adopt(self, epoch: int) -> None:
         """Have the shard refuse callers of an earlier layout epoch from now on. Safe to repeat."""

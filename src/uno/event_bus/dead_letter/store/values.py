@@ -144,9 +144,9 @@ def counters_of(row: Sequence[Any]) -> Counters:
     )
 
 
-def arguments_of(letters: Iterable[NewLetter], limit: int, window_ms: int) -> list[Word]:
-    """Return the arguments of `add`."""
-    args: list[Word] = [limit, window_ms]
+def arguments_of(letters: Iterable[NewLetter]) -> list[Word]:
+    """Return the arguments of `add` for these letters."""
+    args: list[Word] = []
     for new in letters:
         args += (
             new.capture_key,
