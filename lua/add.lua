@@ -3,14 +3,15 @@
 --
 -- KEYS  1 letters     stream  dlq:{<queue>:<i>.<k>}:letters   group `workers`
 --       2 meta        hash    dlq:{<queue>:<i>.<k>}:meta
---       3 dedupe_a    hash    dlq:{<queue>:<i>.<k>}:dedupe_a  capture key → id, producer, producer_ms, one generation
---       4 dedupe_b    hash    dlq:{<queue>:<i>.<k>}:dedupe_b  the same, the other
---       5 groups      hash    dlq:{<queue>:<i>.<k>}:groups
---       6 group_info  hash    dlq:{<queue>:<i>.<k>}:group_info
+--       3 dedupe_a    hash    dlq:{<queue>:<i>.<k>}:dedupe_a  capture key → id, producer, producer_ms
+--       4 dedupe_b    hash    dlq:{<queue>:<i>.<k>}:dedupe_b  the same, another generation
+--       5 dedupe_c    hash    dlq:{<queue>:<i>.<k>}:dedupe_c  the same, another generation
+--       6 groups      hash    dlq:{<queue>:<i>.<k>}:groups
+--       7 group_info  hash    dlq:{<queue>:<i>.<k>}:group_info
 -- ARGV  1 protocol int;  2 epoch int;  3 clock µs, or empty: the server's time
 --       4 limit int: letters the shard may hold, 0 for any number
 --       5 window int: ms that a capture key is remembered, 0 for not at all
---       6 producer word: the process that captures;  7 producer_ms int: the time by its own clock, from any beginning
+--       6 producer word: the process that captures;  7 producer_ms int: the time by its own clock, which nobody sets
 --       8… letters  capture key text, delay int ms, then the values of the wire format's fields in their
 --                   order, without `v` and `not_before` (16): 18 arguments a letter
 -- GIVES for each letter its id (the first one's, when the capture key is known), or FULL
@@ -18,8 +19,8 @@
 -- COST  O(n): n letters
 -- The first write is an XADD: on Redis 6.2 only that makes a full server refuse the script.
 
-local letters, meta, dedupe_a, dedupe_b, groups, group_info =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local letters, meta, dedupe_a, dedupe_b, dedupe_c, groups, group_info =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local limit, window = tonumber(ARGV[4]), tonumber(ARGV[5])
 local producer, producer_ms = ARGV[6], tonumber(ARGV[7])
 local FIRST, WIDTH = 8, 18
@@ -92,19 +93,21 @@ end
 
 -- The capture keys directly after the letters: were one lost, a repeat would be captured twice.
 if window > 0 then
-  local age = now_ms - (young.began or now_ms)
-  local began = not young.began and now_text
-  if age >= window then
-    -- The new generation begins where the last one's window ended: so none is remembered for a third window.
-    began = age < 2 * window and int(young.began + window) or now_text
-    redis.call('UNLINK', old.name)
-    young = old
-  end
-  if began then
+  local youngest, oldest = generations[1], generations[#generations]
+  local age = now_ms - youngest.began
+  if age < 0 then -- the clock was set back, perhaps by a year: that would be long until the next turn
+    for _, generation in ipairs(generations) do
+      if generation.began > 0 then
+        redis.call('HSET', generation.name, BEGAN, int(generation.began + age))
+      end
+    end
+  elseif age >= window / 2 then
+    redis.call('UNLINK', oldest.name)
+    youngest = oldest
     new_keys[#new_keys + 1] = BEGAN
-    new_keys[#new_keys + 1] = began
+    new_keys[#new_keys + 1] = now_text
   end
-  redis.call('HSET', young.name, unpack(new_keys))
+  redis.call('HSET', youngest.name, unpack(new_keys))
 end
 if fresh_shard then
   redis.call('HSET', meta, 'format', '1', 'protocol', ARGV[1], 'epoch', ARGV[2], 'mark', '0-0')

@@ -159,13 +159,19 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "capture keys are not remembered: a repeat is captured again",
         ("F17",),
         "several ids for",
-        (Change("lua/add.lua", "  redis.call('HSET', young.name, unpack(new_keys))\n", ""),),
+        (Change("lua/add.lua", "  redis.call('HSET', youngest.name, unpack(new_keys))\n", ""),),
     ),
     "server-window": Mutant(
         "repeats are known by the server's clock alone, also when a node takes over that is ahead",
         ("F16-skew",),
         "several ids for",
-        (Change("lua/lib/generations.lua", "is_recent or by == producer and producer_ms - at < window", "is_recent"),),
+        (
+            Change(
+                "lua/lib/generations.lua",
+                "is_recent or by == producer and math.abs(producer_ms - at) < window",
+                "is_recent",
+            ),
+        ),
     ),
     "hasty-reclaimer": Mutant(
         "the reclaimer acts however short it has been in touch: an outage of Redis looks like the workers' death",

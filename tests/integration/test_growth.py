@@ -37,6 +37,16 @@ async def test_a_repeat_finds_its_letter_in_its_home_of_before(queues: Queues, p
     assert [letter.id async for letter in queue.letters()] and (await queue.stats()).open == 250
 
 
+async def test_a_repeat_finds_it_also_when_the_layouts_node_is_ahead(queues: Queues, place: Place) -> None:
+    """A failover to a node half an hour ahead makes the growth look long over; who lived through it knows better."""
+    queue = queues(shards=1)
+    names = [f"event-{n}" for n in range(20)]
+    ids = await queue.add_many([{}] * 20, event_ids=names, delay=60)
+    await queues(shards=1).reshard(4)
+    place.client.hincrby(queue_key("default", "layout"), "grown", -1_800_000)
+    assert await queue.add_many([{}] * 20, event_ids=names, delay=60) == ids
+
+
 @pytest.mark.parametrize("named", [True, False], ids=["named", "without a name"])
 async def test_a_growth_between_a_lost_reply_and_its_repeat_captures_nothing_twice(
     queues: Queues, server: Server, named: bool

@@ -68,7 +68,7 @@ class PlainShard:
         """Return the id that the capture key has, and whether it must still be known (else it only may be)."""
         id, at_ms = self._captured.get(key, (None, 0))
         age = now_ms - at_ms
-        return (None, False) if age >= 2 * self._window_ms else (id, id is not None and age < self._window_ms)
+        return (None, False) if age >= 1.5 * self._window_ms else (id, id is not None and age < self._window_ms)
 
     def capture(self, id: str, key: str, letter: PlainLetter, now_ms: int) -> None:
         self.letters[id] = letter

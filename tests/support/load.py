@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 
 from tests.support.standstill import watched
-from tests.support.waiting import eventually, running
+from tests.support.waiting import SOON_S, eventually, running
 from uno.event_bus.dead_letter import DeadLetterError, DeadLetterQueue
 
 RESUMES_S = 5.0
@@ -37,7 +37,7 @@ class Load:
     async def produce(self) -> None:
         while self._producing:
             number = next(self._numbers)
-            while self._producing:
+            while True:
                 try:
                     await self.producer.add(number, event_id=str(number), delay=0)
                 except DeadLetterError as error:  # the outcome may be unknown: again, with the same event id
@@ -50,9 +50,10 @@ class Load:
         self._has_ended.set()
 
     async def end(self) -> None:
-        """Produce no more; return when the last capture has been answered."""
+        """Produce no more; return when the last capture has been acknowledged: no try of it can come later."""
         self._producing = False
-        await self._has_ended.wait()
+        with anyio.fail_after(SOON_S):
+            await self._has_ended.wait()
 
     async def resumed(self) -> float:
         """Wait until a letter that was captured from now on has been run; return the seconds that took.

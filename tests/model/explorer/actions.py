@@ -360,8 +360,9 @@ def mend(world: World) -> str:
     if verified is None:
         return "verify is refused"
     for _, found, drift, _ in verified:
-        # When both clock and `token` went back, the next token may be below those of leases: then verify is right.
-        both = "clock" in world.damage and world.damage & {"failover", "lost"}
+        # When the clock went back, and `token` did or a stranger's XCLAIM raised one in the pending list (it counts a
+        # delivery), the next token may be below those of leases: then verify is right.
+        both = "clock" in world.damage and world.damage & {"failover", "lost", "stranger"}
         violations = [violation for violation in found if not (both and text(violation[0]) == "token")]
         if violations or (drift and not shot.waiting):
             raise Violation("unclean", f"verify after a whole repair says {violations}, drift {drift}")

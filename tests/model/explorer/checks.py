@@ -229,6 +229,8 @@ def _add(world: "World", call: "Call") -> Permit:
                 remembered = _is_remembered(world, key, call, window)
                 require(not remembered, "captured-twice", f"{key} is {id} now, and was {first}")
             added.append(id)
+            if first is not None:
+                world.books.earlier[key] = world.books.earlier.get(key, frozenset()) | {first[0]}
             world.books.keys[key] = (id, world.true_ms, str(call.args[2]))
             _check_entry(call, id, row)
     require(len(added) <= max(room, 0), "overfull", f"{len(added)} added with room for {room}")
@@ -236,12 +238,14 @@ def _add(world: "World", call: "Call") -> Permit:
 
 
 def _is_remembered(world: "World", key: str, call: "Call", window: int) -> bool:
-    """Whether a repeat must be known; after a clock was set ahead: by its own producer, while the key is there."""
+    """Whether a repeat must be known: for a window; past a clock set ahead by its producer, for half of one."""
     first = world.books.keys.get(key)
-    if first is None or world.damage & {"lost", "abort"} or world.true_ms - first[1] >= window:
+    if first is None or world.damage & {"lost", "abort"}:
         return False
-    is_there = any(key in call.before.hashes[name] for name in ("dedupe_a", "dedupe_b"))
-    return "ahead" not in world.damage or (is_there and first[2] == str(call.args[2]))
+    age, jumps = world.true_ms - first[1], sum(jump >= first[1] for jump in world.jumps_ms)
+    if jumps:
+        return jumps == 1 and age < window / 2 and first[2] == str(call.args[2])
+    return age < window
 
 
 def _check_repeat(world: "World", call: "Call", key: str, id: str, window: int) -> None:
@@ -251,8 +255,10 @@ def _check_repeat(world: "World", call: "Call", key: str, id: str, window: int) 
         require("abort" in world.damage, "repeat-of-nothing", f"{key} is {id}, and was never captured")
         world.books.keys[key] = (id, world.true_ms, str(call.args[2]))
         return
-    require(first[0] == id, "repeat", f"{key} is {id}, and was {first[0]}")
-    recent = world.true_ms - first[1] < 2 * window or world.damage & {"lost", "clock"}
+    # Past a jump each producer may know its own.
+    was = {first[0]} | (world.books.earlier.get(key, frozenset()) if world.jumps_ms else frozenset())
+    require(id in was, "repeat", f"{key} is {id}, and was {first[0]}")
+    recent = world.true_ms - first[1] < 1.5 * window or world.damage & {"lost", "clock"}
     require(recent, "repeat-too-late", f"{key} was captured {world.true_ms - first[1]} ms ago")
 
 

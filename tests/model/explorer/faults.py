@@ -140,7 +140,7 @@ FIELDS_OF_META: Final = (
 )
 KEYS: Final = (
     "meta", "schedule", "suspects", "held", "parked", "state", "history", "groups", "group_info", "dedupe_a",
-    "dedupe_b",
+    "dedupe_b", "dedupe_c",
 )  # fmt: skip
 
 
@@ -175,7 +175,8 @@ def draw_clock(rng: Random, plan: Plan) -> dict[str, Any]:
 
 def clock(world: World, *, ms: int) -> str:
     """As a step of the clock does, or a failover to a server whose clock differs."""
-    world.damage.add("clock" if ms < 0 else "ahead")
+    if ms < 0:
+        world.damage.add("clock")
     world.move_clock(ms)
     return f"the server's clock is set {'back' if ms < 0 else 'ahead'} by {abs(ms)} ms"
 

@@ -120,6 +120,8 @@ class World:
         self.clock_us = START_US
         self.moved_us = 0
         """How far somebody has moved the server's clock."""
+        self.jumps_ms: list[int] = []
+        """When that was ahead, by a clock that nobody moves."""
         self.workers = [Worker(letter="A"), Worker(letter="B")]
         self.operator = Actor()
         self.keeper = Actor()
@@ -215,6 +217,8 @@ class World:
         """Move the server's clock; leases keep their age: no command makes one begin in the future."""
         self.clock_us += ms * 1000
         self.moved_us += ms * 1000
+        if ms > 0:
+            self.jumps_ms.append(self.true_ms)
 
     def age_leases(self, ms: int) -> None:
         """Make leases older. Not those whose entry is gone: XCLAIM would remove them."""

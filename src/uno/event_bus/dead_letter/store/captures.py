@@ -50,9 +50,9 @@ class Captures:
         self._recalling_until = float("-inf")
         """Monotonic time until which a capture key may be remembered by its home of before a growth."""
 
-    def grown(self, since_s: float) -> None:
+    def grown(self, before_s: float) -> None:
         """Note that the queue grew so many seconds ago."""
-        self._recalling_until = monotonic() + self._window_s - since_s
+        self._recalling_until = monotonic() + self._window_s - before_s
 
     def _limit_of_shard(self) -> int:
         """Letters that a shard may hold: its share and a tenth, because hashing spreads unevenly; 0: any number."""

@@ -30,6 +30,7 @@ SHARD_KEYS: Final = {
     "group_info": "hash",
     "dedupe_a": "hash",
     "dedupe_b": "hash",
+    "dedupe_c": "hash",
     "holds": "hash",
     "outcomes": "hash",
     "edits": "hash",

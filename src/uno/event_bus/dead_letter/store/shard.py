@@ -4,6 +4,7 @@ A letter's id is ``<shard>-<ms>-<seq>``; below this module only the stream id, i
 Times go down as durations and come up in ms of the server's clock.
 """
 
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from secrets import token_urlsafe
 from time import monotonic
@@ -36,8 +37,11 @@ from uno.event_bus.dead_letter.store.values import (
 
 __all__ = ["LayoutChanged", "Shard"]
 
-THIS_PROCESS: Final = token_urlsafe(3)
+THIS_PROCESS: Final = token_urlsafe(4)
 """Names this process among those that capture; its forks share the name, and the clock."""
+
+OWN_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Counts also while the machine is suspended: what is captured after a night is no repeat."""
 
 
 class LayoutChanged(Exception):
@@ -197,7 +201,9 @@ class Shard:
         """Return who captures, and when by a clock that nobody sets: that tells a repeat if the server's jumps."""
         if self.producer is not None:
             return self.producer
-        return THIS_PROCESS, int(monotonic() * 1000) if self.now_us is None else self.now_us // 1000
+        return THIS_PROCESS, time.clock_gettime_ns(
+            OWN_CLOCK
+        ) // 1_000_000 if self.now_us is None else self.now_us // 1000
 
     def _ids(self, reply: Sequence[bytes]) -> list[str | None]:
         return [None if id == b"FULL" else self.letter_id(id) for id in reply]

@@ -129,9 +129,9 @@ class Store:
                 ours,
                 extra={"queue": self.queue},
             )
-        self._adopt(found)
+        self._adopt(found, grown_before_s=(found.now - found.grown) / 1000)
 
-    def _adopt(self, found: Layout) -> None:
+    def _adopt(self, found: Layout, *, grown_before_s: float) -> None:
         """Take a layout over: every shard has the one object, so that all change at once."""
         for name in ("format", "shards", "home_shards", "lease_ms", "epoch"):
             setattr(self.layout, name, getattr(found, name))
@@ -140,7 +140,7 @@ class Store:
         for index in range(len(self.shards), found.shards):
             self.shards.append(Shard(self.queue, index, self.topology, self.layout, follow=follow))
         if found.grown:
-            self._captures.grown((found.now - found.grown) / 1000)
+            self._captures.grown(grown_before_s)
 
     async def close(self) -> None:
         """Close the connections; the store can be opened again."""
@@ -169,7 +169,8 @@ class Store:
                 if found.growing:
                     found = await self._finish_growth(found)
                 if found.epoch > self.layout.epoch:
-                    self._adopt(found)
+                    # Not before this process has heard of it, whatever the clocks of the record's nodes say.
+                    self._adopt(found, grown_before_s=0)
                     logger.info("queue %s has %d shards now", self.queue, found.shards, extra={"queue": self.queue})
                 elif monotonic() > deadline:
                     raise StoreUnavailable(f"queue {self.queue} is at layout epoch {found.epoch}", certain=True)
