@@ -87,27 +87,24 @@ for at = FIRST, #ARGV, WIDTH do
   ids[#ids + 1] = id
 end
 if added == 0 then
-  count('repeated', repeated)
+  if repeated > 0 then
+    begin_by_now()
+    count('repeated', repeated)
+  end
   return ids
 end
 
 -- The capture keys directly after the letters: were one lost, a repeat would be captured twice.
 if window > 0 then
   local youngest, oldest = generations[1], generations[#generations]
-  local age = now_ms - youngest.began
-  if age < 0 then -- the clock was set back, perhaps by a year: that would be long until the next turn
-    for _, generation in ipairs(generations) do
-      if generation.began > 0 then
-        redis.call('HSET', generation.name, BEGAN, int(generation.began + age))
-      end
-    end
-  elseif age >= window / 2 then
+  if now_ms - youngest.began >= window / 2 then
     redis.call('UNLINK', oldest.name)
     youngest = oldest
     new_keys[#new_keys + 1] = BEGAN
     new_keys[#new_keys + 1] = now_text
   end
   redis.call('HSET', youngest.name, unpack(new_keys))
+  begin_by_now()
 end
 if fresh_shard then
   redis.call('HSET', meta, 'format', '1', 'protocol', ARGV[1], 'epoch', ARGV[2], 'mark', '0-0')

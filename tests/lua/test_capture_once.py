@@ -1,8 +1,12 @@
 """Capture keys are remembered for a window, or half as long again; a producer's own repeat by its own clock."""
 
+from contextlib import suppress
+
 import pytest
 
+from tests.support.faults import fault
 from tests.support.look import Look, new
+from uno.event_bus.dead_letter.errors import StoreError
 from uno.event_bus.dead_letter.letter import Verb
 from uno.event_bus.dead_letter.store.shard import Shard
 from uno.event_bus.dead_letter.store.values import Outcome
@@ -62,6 +66,9 @@ async def test_a_key_is_remembered_for_the_window(later_ms: int, shard: Shard) -
         forward(shard, later_ms)
         await capture(shard, f"other-{shard.now_us}")  # may turn the generations
         assert await capture(shard, key) == first
+        shard.producer = ("another", 0)
+        assert await capture(shard, key) == first
+        shard.producer = None
 
 
 @pytest.mark.parametrize("start_ms", [0, 1, TURN_MS - 1])
@@ -74,6 +81,7 @@ async def test_a_key_is_forgotten_after_a_window_and_a_half(start_ms: int, turn_
     forward(shard, turn_ms)
     await capture(shard, "turns the generations")
     forward(shard, WINDOW_MS + TURN_MS - turn_ms)
+    shard.producer = ("another", 0)
     assert await capture(shard, "k") != first
 
 
@@ -134,7 +142,7 @@ async def test_what_is_remembered_survives_the_loss_of_meta(turns: int, shard: S
     """Each generation says itself since when it takes keys."""
     ids = {}
     for turn in range(turns + 1):
-        forward(shard, WINDOW_MS if turn else 0)
+        forward(shard, TURN_MS if turn else 0)
         ids[f"k{turn}"] = (await capture(shard, f"k{turn}"))[0]
     remembered = dict(list(ids.items())[-2:])
     look.lose("meta")
@@ -197,7 +205,7 @@ async def test_an_event_that_rightly_comes_again_is_a_letter_of_its_own(own_ms: 
     assert await shard.recall(["a\0"], window_ms=WINDOW_MS) == [None]
     (second,) = await capture(shard, "a")
     assert second != first
-    shard.producer = ("p", 70_000 + 2 * own_ms - 1)
+    shard.producer = ("p", 70_000 + own_ms + WINDOW_MS - 1)
     assert await capture(shard, "a") == [second]
 
 
@@ -209,6 +217,44 @@ async def test_a_repeat_by_another_producer_goes_by_the_servers_clock(later_ms: 
     forward(shard, later_ms)
     shard.producer = ("q", 7_001)
     assert (await capture(shard, "a") == first) is known
+
+
+@pytest.mark.parametrize("back_ms", [WINDOW_MS, 365 * 86_400_000])
+@pytest.mark.parametrize("others", [False, True])
+async def test_after_a_clock_was_set_back_an_event_may_come_again_and_again(
+    back_ms: int, others: bool, shard: Shard, look: Look
+) -> None:
+    """And nothing else does. Of other producers the first notices the step, and its capture is taken for a repeat."""
+    own_ms = 7_000
+    shard.producer = ("0", own_ms)
+    await capture(shard, "a")
+    forward(shard, -back_ms)
+    for number in range(1, 10):
+        own_ms += 2 * WINDOW_MS
+        forward(shard, 2 * WINDOW_MS)
+        shard.producer = (str(number) if others else "0", own_ms)
+        await capture(shard, "a")
+    assert look.totals["captured"] == 10 - others
+
+
+@pytest.mark.parametrize("repeats", [True, False])
+@pytest.mark.parametrize("call", range(1, 16))
+async def test_a_death_while_the_generations_are_dated_back_forgets_nothing(
+    call: int, repeats: bool, shard: Shard
+) -> None:
+    """Whichever call of the script it comes before: what is known to others stays so for its window."""
+    for key in "ab":
+        await capture(shard, key)
+        forward(shard, TURN_MS)
+    first = await capture(shard, "c")
+    forward(shard, TURN_MS - 1 - 3_600_000)
+    shard.producer = ("another", 0)
+    with fault("add", call), suppress(StoreError):
+        await capture(shard, "c" if repeats else "d")
+    await capture(shard, "e")
+    forward(shard, TURN_MS)
+    assert await capture(shard, "c") == first
+    await shard.repair()  # a letter whose script died is in no total yet
 
 
 @pytest.mark.parametrize("began", ["", "nan", "inf", "-1", "9" * 400, "one"])

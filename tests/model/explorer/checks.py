@@ -229,8 +229,6 @@ def _add(world: "World", call: "Call") -> Permit:
                 remembered = _is_remembered(world, key, call, window)
                 require(not remembered, "captured-twice", f"{key} is {id} now, and was {first}")
             added.append(id)
-            if first is not None:
-                world.books.earlier[key] = world.books.earlier.get(key, frozenset()) | {first[0]}
             world.books.keys[key] = (id, world.true_ms, str(call.args[2]))
             _check_entry(call, id, row)
     require(len(added) <= max(room, 0), "overfull", f"{len(added)} added with room for {room}")
@@ -255,11 +253,10 @@ def _check_repeat(world: "World", call: "Call", key: str, id: str, window: int) 
         require("abort" in world.damage, "repeat-of-nothing", f"{key} is {id}, and was never captured")
         world.books.keys[key] = (id, world.true_ms, str(call.args[2]))
         return
-    # Past a jump each producer may know its own.
-    was = {first[0]} | (world.books.earlier.get(key, frozenset()) if world.jumps_ms else frozenset())
-    require(id in was, "repeat", f"{key} is {id}, and was {first[0]}")
-    recent = world.true_ms - first[1] < 1.5 * window or world.damage & {"lost", "clock"}
-    require(recent, "repeat-too-late", f"{key} was captured {world.true_ms - first[1]} ms ago")
+    require(first[0] == id, "repeat", f"{key} is {id}, and was {first[0]}")
+    age, is_own = world.true_ms - first[1], first[2] == str(call.args[2])
+    recent = age < window if is_own else age < 1.5 * window or "clock" in world.damage
+    require(recent or "lost" in world.damage, "repeat-too-late", f"{key} was captured {age} ms ago")
 
 
 def _check_entry(call: "Call", id: str, row: tuple[str, ...]) -> None:

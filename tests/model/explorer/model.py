@@ -237,8 +237,6 @@ class Books:
     letters: dict[str, Known] = field(default_factory=dict)
     keys: dict[str, tuple[str, int, str]] = field(default_factory=dict)
     """Capture key → the id answered, when (ms), and to whom."""
-    earlier: dict[str, frozenset[str]] = field(default_factory=dict)
-    """Capture key → the ids that it had before, when it has been forgotten and captured again."""
     totals: Counter[str] = field(default_factory=Counter)
 
     def copy(self) -> "Books":
@@ -257,7 +255,7 @@ class Books:
             )
             for id, it in self.letters.items()
         }
-        return Books(copied, dict(self.keys), dict(self.earlier), Counter(self.totals))
+        return Books(copied, dict(self.keys), Counter(self.totals))
 
     def end(self, id: str, how: str) -> None:
         """A letter has left the stream."""

@@ -213,9 +213,9 @@ class DeadLetterConfig(Settings):
     dedupe_window: float = setting(600.0, Real(0, 604_800, "seconds", ", 0 to remember nothing"))
     """Seconds, up to half as many again, in which a repeated capture answers the first one's id; 0: never.
 
-    By the server's clock. What a process repeats itself is known by its own clock, too, should a node take over whose
-    clock is ahead; then for half of the window at least. The same in all processes of a queue: a shorter one makes
-    captures be forgotten sooner for all. Costs 100 to 130 bytes a letter captured within it.
+    By the server's clock; what a process repeats itself, by its own, for just that long. So when a node takes over
+    whose clock is ahead, it is still known, for half of the window at least. The same in all processes of a queue: a
+    shorter one makes captures be forgotten sooner for all. Costs 70 to 130 bytes a letter captured within it.
     """
 
     operation_timeout: float = setting(5.0, Real(0.05, 300, "seconds"))

@@ -33,6 +33,9 @@ AWAY_S: Final = 1.0
 BATCH: Final = min(100, LARGEST_BATCH)
 """Letters of one call to a shard."""
 
+_RECALLING_UNTIL: Final[dict[str, float]] = {}
+"""Queue → monotonic time until which this process asks homes of before a growth, however often it opens the queue."""
+
 type Result = str | Exception | None
 """Of one letter: its id, its error, or None when its shard is full."""
 
@@ -44,6 +47,7 @@ class Captures:
         self._shards = shards
         self._layout = layout
         self._topology = topology
+        self._queue = config.queue
         self._window_s = config.dedupe_window
         self._max_queue_size = config.max_queue_size
         self._durability = Durability.of(config)
@@ -51,8 +55,9 @@ class Captures:
         """Monotonic time until which a capture key may be remembered by its home of before a growth."""
 
     def grown(self, before_s: float) -> None:
-        """Note that the queue grew so many seconds ago."""
-        self._recalling_until = monotonic() + self._window_s - before_s
+        """Note that the queue grew so many seconds ago; what this process has noted of it before may be later."""
+        until = max(monotonic() + self._window_s - before_s, _RECALLING_UNTIL.get(self._queue, 0))
+        self._recalling_until = _RECALLING_UNTIL[self._queue] = until
 
     def _limit_of_shard(self) -> int:
         """Letters that a shard may hold: its share and a tenth, because hashing spreads unevenly; 0: any number."""
