@@ -37,9 +37,12 @@ end
 -- Called by what writes. A clock that was set back, perhaps by a year, would make the generations last until it is there
 -- again: they begin in turn, up to now. The youngest is written last: a script that dies before leaves it the youngest.
 local function begin_by_now()
+  if generations[1].began <= now_ms then
+    return
+  end
   for i = #generations, 1, -1 do
     local generation, latest = generations[i], now_ms - (i - 1) * window / 2
-    if generation.began > latest and generations[1].began > now_ms then
+    if generation.began > latest then
       redis.call('HSET', generation.name, BEGAN, int(math.max(latest, 1)))
     end
   end

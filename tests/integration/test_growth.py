@@ -45,6 +45,9 @@ async def test_a_repeat_finds_it_also_when_the_layouts_node_is_ahead(queues: Que
     await queues(shards=1).reshard(4)
     place.client.hincrby(queue_key("default", "layout"), "grown", -1_800_000)
     assert await queue.add_many([{}] * 20, event_ids=names, delay=60) == ids
+    await queue.aclose()  # it opens again with its next call
+    for again in (queue, queues(shards=1)):
+        assert await again.add_many([{}] * 20, event_ids=names, delay=60) == ids
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["named", "without a name"])

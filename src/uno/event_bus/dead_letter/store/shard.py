@@ -41,7 +41,7 @@ THIS_PROCESS: Final = token_urlsafe(4)
 """Names this process among those that capture; its forks share the name, and the clock."""
 
 OWN_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""Counts also while the machine is suspended: what is captured after a night is no repeat."""
+"""Goes on while the machine is suspended, where the system has such a clock; not while a hypervisor pauses it."""
 
 
 class LayoutChanged(Exception):
@@ -201,9 +201,8 @@ class Shard:
         """Return who captures, and when by a clock that nobody sets: that tells a repeat if the server's jumps."""
         if self.producer is not None:
             return self.producer
-        return THIS_PROCESS, time.clock_gettime_ns(
-            OWN_CLOCK
-        ) // 1_000_000 if self.now_us is None else self.now_us // 1000
+        own_us = time.clock_gettime_ns(OWN_CLOCK) // 1000 if self.now_us is None else self.now_us
+        return THIS_PROCESS, own_us // 1000
 
     def _ids(self, reply: Sequence[bytes]) -> list[str | None]:
         return [None if id == b"FULL" else self.letter_id(id) for id in reply]
